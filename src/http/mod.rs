@@ -1,0 +1,33 @@
+//! HTTP/1.1 (RFC 9112): heads, bodies, routing of paths, responses. Pure.
+
+use std::time::Duration;
+
+/// Limits and deadlines of the HTTP side (`[http]`).
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes of a request head, request line included.
+    pub head_bytes_max: usize,
+    /// Header fields in a request head.
+    pub headers_max: usize,
+    /// From the first byte of a head to its last.
+    pub head_timeout: Duration,
+    /// Without a single body byte arriving.
+    pub body_timeout: Duration,
+    /// Idle between requests.
+    pub keep_alive_timeout: Duration,
+    /// Origin globs allowed on the browser doors; `"*"` allows all (the default in development mode).
+    pub allowed_origins: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            head_bytes_max: 16 << 10,
+            headers_max: 100,
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            keep_alive_timeout: Duration::from_secs(75),
+            allowed_origins: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What workers say to each other.
+
+/// One message between workers.
+#[derive(Debug)]
+pub enum Message {}

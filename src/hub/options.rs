@@ -1,0 +1,115 @@
+//! Policy of channels, by namespace (`[channels]`, `[namespaces.NAME]`).
+
+use std::time::Duration;
+
+/// `[channels]` and the namespaces.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Channels one connection may hold.
+    pub per_connection_max: usize,
+    /// Bytes of one publication's payload.
+    pub publication_bytes_max: usize,
+    /// How long the epoch and offset of an unused channel are remembered.
+    pub position_ttl: Duration,
+    /// Position records per process; oldest out.
+    pub position_records_max: usize,
+    /// History of all channels of one worker, in bytes; the least recently used channel is trimmed above it.
+    pub history_bytes_max: usize,
+    /// How long an idempotency key is remembered (`[api] idempotency_window`).
+    pub idempotency_window: Duration,
+    pub unknown_namespace: UnknownNamespace,
+    /// The first one is `default`.
+    pub namespaces: Vec<Namespace>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            per_connection_max: 128,
+            publication_bytes_max: 256 << 10,
+            position_ttl: Duration::from_secs(720 * 3600),
+            position_records_max: 1_000_000,
+            history_bytes_max: 256 << 20,
+            idempotency_window: Duration::from_secs(300),
+            unknown_namespace: UnknownNamespace::Default,
+            namespaces: vec![Namespace::default()],
+        }
+    }
+}
+
+/// What a channel name whose namespace is not configured means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UnknownNamespace {
+    /// It belongs to `default` (URLs and `room:1` are plain names elsewhere).
+    Default,
+    Refuse,
+}
+
+/// Policy of a group of channels.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    pub name: String,
+    /// Channel name prefixes that belong here (`"chat:"`); longest over all namespaces wins. Empty for `default`.
+    pub prefixes: Vec<String>,
+    pub kind: ChannelKind,
+    /// Publications kept; 0 keeps none (offsets still count).
+    pub history_size: usize,
+    /// An entry is never served after it.
+    pub history_ttl: Duration,
+    pub allow_subscribe: Access,
+    /// Who may publish from a connection (`{"publish":…}`). The HTTP API always needs the key.
+    pub allow_publish: Access,
+    /// Leading-edge coalescing window; zero sends at once.
+    pub coalesce: Duration,
+    pub slow_consumer: SlowConsumer,
+    /// Queued bytes per connection before the slow-consumer policy acts.
+    pub queue_bytes_max: usize,
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self {
+            name: "default".to_owned(),
+            prefixes: Vec::new(),
+            kind: ChannelKind::Stream,
+            history_size: 100,
+            history_ttl: Duration::from_secs(300),
+            allow_subscribe: Access::Nobody,
+            allow_publish: Access::Nobody,
+            coalesce: Duration::ZERO,
+            slow_consumer: SlowConsumer::Disconnect,
+            queue_bytes_max: 64 << 10,
+        }
+    }
+}
+
+/// What a channel is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChannelKind {
+    /// Every publication matters.
+    Stream,
+    /// The latest value matters: delivered on subscribe, conflated for slow readers.
+    State,
+}
+
+/// Who may do something before tokens exist.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    Nobody,
+    /// Holders of the API key.
+    Key,
+    Anyone,
+}
+
+/// What happens when a connection's queue is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SlowConsumer {
+    /// Close with 3008.
+    Disconnect,
+    /// Drop the oldest queued publications of the subscription; a gap follows.
+    DropOldest,
+    /// Keep only the newest publication of the subscription; a gap follows.
+    Latest,
+    /// Keep the newest publication per key; a gap follows.
+    Conflate,
+}

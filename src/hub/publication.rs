@@ -1,0 +1,128 @@
+//! Publications and channel names.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::base::{StreamPosition, WallMs};
+
+/// Bytes of a channel name.
+const CHANNEL_BYTES_MAX: usize = 255;
+
+/// A checked channel name: printable ASCII, 1 to 255 bytes. Cloning is one atomic count.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelName(Arc<str>);
+
+impl ChannelName {
+    /// Checks an already percent-decoded name.
+    ///
+    /// # Errors
+    /// Says which rule the name breaks.
+    pub fn parse(name: &str) -> Result<Self, ChannelNameError> {
+        if name.is_empty() {
+            return Err(ChannelNameError::Empty);
+        }
+        if name.len() > CHANNEL_BYTES_MAX {
+            return Err(ChannelNameError::TooLong { bytes: name.len() });
+        }
+        match name.bytes().find(|byte| !(0x21..=0x7e).contains(byte)) {
+            Some(byte) => Err(ChannelNameError::Character(byte)),
+            None => Ok(Self(name.into())),
+        }
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a name is not a channel's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChannelNameError {
+    Empty,
+    TooLong {
+        bytes: usize,
+    },
+    /// Not printable ASCII (space is not either).
+    Character(u8),
+}
+
+impl fmt::Display for ChannelNameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => write!(f, "a channel name may not be empty"),
+            Self::TooLong { bytes } => write!(f, "a channel name may have {CHANNEL_BYTES_MAX} bytes, this one has {bytes}"),
+            Self::Character(byte) => write!(f, "a channel name is printable ASCII, this one has byte 0x{byte:02x}"),
+        }
+    }
+}
+
+/// What the payload's bytes are; decides how each transport carries them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PayloadKind {
+    /// Valid JSON on one line: checked once at publish, spliced ever after.
+    Json,
+    /// Valid UTF-8.
+    Text,
+    Binary,
+}
+
+/// A publication's body.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload {
+    pub kind: PayloadKind,
+    pub bytes: Box<[u8]>,
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}({})", self.kind, String::from_utf8_lossy(&self.bytes))
+    }
+}
+
+/// One publication as stored and broadcast: shared between workers by one atomic count each.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Publication {
+    pub channel: ChannelName,
+    pub position: StreamPosition,
+    pub payload: Payload,
+    /// The event's name where it is not `message`.
+    pub event: Option<Box<str>>,
+    /// When the home worker stored it.
+    pub time: WallMs,
+    pub extension: Option<Box<Extension>>,
+}
+
+/// What few publications have.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Extension {
+    /// Sorted by name.
+    pub tags: Vec<(Box<str>, Box<str>)>,
+    /// Conflation key.
+    pub key: Option<Box<str>>,
+}
+
+impl Publication {
+    /// Bytes this publication occupies in memory, for the budgets of history and spill.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let extension = self.extension.as_ref().map_or(0, |extension| {
+            extension.tags.iter().map(|(name, value)| name.len() + value.len() + 32).sum::<usize>()
+                + extension.key.as_ref().map_or(0, |key| key.len())
+                + 48
+        });
+        size_of::<Self>() + self.payload.bytes.len() + self.event.as_ref().map_or(0, |event| event.len()) + extension
+    }
+}

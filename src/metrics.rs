@@ -1,0 +1,1 @@
+//! Counters owned per shard, merged when read.

@@ -1,0 +1,1 @@
+//! The bridge: completions → shard inputs, shard outputs → submissions.

@@ -1,0 +1,1 @@
+//! Client protocols: messages ↔ hub commands. Pure.

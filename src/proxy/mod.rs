@@ -1,0 +1,59 @@
+//! Upstreams: routes, pools, exchanges with backends. Pure.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// `[upstreams.NAME]` and `[[routes]]`.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub upstreams: Vec<Upstream>,
+    /// Longest path prefix wins; ties by order in the file.
+    pub routes: Vec<Route>,
+}
+
+/// One backend service.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    pub name: String,
+    /// Resolved at start. One server is used in this version.
+    pub servers: Vec<SocketAddr>,
+    pub connect_timeout: Duration,
+    /// From the last byte of the request to the first of the response.
+    pub response_timeout: Duration,
+    /// Without a byte in either direction while a body or a raw WebSocket is passed through.
+    pub idle_timeout: Duration,
+    /// Idle keep-alive connections kept per worker.
+    pub idle_connections_max: usize,
+    /// Connections per worker; further requests wait.
+    pub connections_max: usize,
+    /// Requests that may wait for a connection, per worker; more are answered 503.
+    pub waiting_max: usize,
+}
+
+impl Upstream {
+    /// An upstream with the default limits.
+    #[must_use]
+    pub fn new(name: impl Into<String>, servers: Vec<SocketAddr>) -> Self {
+        Self {
+            name: name.into(),
+            servers,
+            connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(120),
+            idle_connections_max: 64,
+            connections_max: 1024,
+            waiting_max: 1024,
+        }
+    }
+}
+
+/// What goes where.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// `None` matches every host; compared without case and port.
+    pub host: Option<String>,
+    /// Prefix of the normalised path, whole segments: `/app` matches `/app` and `/app/x`, not `/apple`.
+    pub path: String,
+    /// Index into [`Options::upstreams`].
+    pub upstream: usize,
+}

@@ -1,0 +1,89 @@
+//! The closed set of facts a worker's core is told, and of acts it asks for. The shell (`net/`) speaks only this.
+//!
+//! Rules of the conversation:
+//! - A [`ConnId`] is alive from `Accepted`/`Connected` until the shard emits `Close` or is told `Gone`. After either, neither
+//!   side mentions it again: the shell alone sees the slot through its last completions before it reuses it.
+//! - After one `Send` for a connection the shard sends nothing more to it before the next [`flush`](super::Shard::flush); the
+//!   shell guarantees that a `Taken` for that send is handed in before the next flush.
+//! - `Bytes` are valid during the call only and may be changed in place (WebSocket unmasking).
+
+use std::net::SocketAddr;
+
+use crate::base::{ConnId, Frames, ShardId};
+use crate::hub::Message;
+
+/// What the world tells a shard.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A client connected (or was handed over by another worker before a byte was read).
+    Accepted { conn: ConnId, listener: ListenerId, peer: SocketAddr },
+    /// Bytes arrived.
+    Bytes { conn: ConnId, bytes: &'a mut [u8] },
+    /// The peer will send nothing more; everything it sent has been handed in.
+    Eof { conn: ConnId },
+    /// The kernel took only `taken` bytes of the last send. `frames` come back (same order; `skip` as they were sent) and no
+    /// further send may be made until `Writable`, which the shell has armed.
+    Taken { conn: ConnId, frames: Frames, skip: u32, taken: u32 },
+    /// The socket has room again.
+    Writable { conn: ConnId },
+    /// The socket is dead (reset, timed out, refused by the kernel); the shell is already closing it.
+    Gone { conn: ConnId, cause: GoneCause },
+    /// An [`Output::Connect`] succeeded.
+    Connected { conn: ConnId, token: u32 },
+    /// An [`Output::Connect`] failed; there is no connection.
+    ConnectFailed { token: u32, cause: ConnectCause },
+    /// A message from another worker (or from this one's own loop).
+    Message { from: ShardId, message: Message },
+}
+
+/// What a shard asks of the world.
+#[derive(Debug)]
+pub enum Output {
+    /// Send `frames`, leaving out the first `skip` bytes of the first one. At most one per connection and flush.
+    Send { conn: ConnId, frames: Frames, skip: u32 },
+    /// Close the connection. What was sent before still goes out unless the way is `Abort`.
+    Close { conn: ConnId, how: CloseHow },
+    /// Open a TCP connection to an upstream; answered by `Connected` or `ConnectFailed` with the same token.
+    Connect { token: u32, address: SocketAddr },
+    /// Stop (true) or resume (false) reading from the connection: its bytes have nowhere to go.
+    PauseReading { conn: ConnId, paused: bool },
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseHow {
+    /// Shut down the sending side, then discard input up to 64 KiB or 2 s, so that a reset does not destroy the last response.
+    Linger,
+    /// At once: the peer is dead, slow or hostile.
+    Abort,
+}
+
+/// Which of the configured listeners a connection came in by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ListenerId {
+    /// `[server] listen`.
+    Public,
+    /// `[server] internal_listen`.
+    Internal,
+}
+
+/// Why a socket is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GoneCause {
+    /// ECONNRESET, EPIPE.
+    Reset,
+    /// ETIMEDOUT: the peer acknowledged nothing for TCP_USER_TIMEOUT.
+    TimedOut,
+    /// ENOMEM and whatever else the kernel may say.
+    Kernel,
+}
+
+/// Why a connection to an upstream could not be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConnectCause {
+    Refused,
+    Unreachable,
+    TimedOut,
+    /// Out of descriptors or memory on this host.
+    Local,
+}
