@@ -46,15 +46,17 @@ impl fmt::Debug for Blob {
 pub struct FrameTag {
     /// The connection's subscription, or [`FrameTag::REPLY`] for what policies may never touch.
     pub subscription: u32,
+    /// Publications it carries; 0 marks a gap.
+    pub count: u32,
     /// Hash of the conflation key, 0 where there is none.
     pub key: u32,
-    /// The last offset the frame carries.
+    /// The last offset the frame carries (of a gap: the last one lost).
     pub offset: u64,
 }
 
 impl FrameTag {
     /// A reply, ping or close: not a publication, never dropped by a policy.
-    pub const REPLY: Self = Self { subscription: u32::MAX, key: 0, offset: 0 };
+    pub const REPLY: Self = Self { subscription: u32::MAX, count: 0, key: 0, offset: 0 };
 }
 
 /// One whole unit of a connection's output: never torn by a policy, finished once begun.

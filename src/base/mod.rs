@@ -2,14 +2,20 @@
 //!
 //! Invariant: pure values and containers; nothing here knows a socket, a clock or a protocol.
 
+mod arena;
 mod blob;
 mod id;
 mod position;
 mod random;
+mod slots;
 mod time;
+mod wheel;
 
+pub use arena::{Arena, Key};
 pub use blob::{Blob, Frame, FrameTag, Frames};
 pub use id::{ConnId, ShardId};
 pub use position::{Epoch, StreamPosition};
 pub use random::Random;
+pub use slots::Slots;
 pub use time::{Nanos, Now, WallMs};
+pub use wheel::{TICK, Wheel};
