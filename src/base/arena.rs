@@ -1,9 +1,11 @@
 //! Values named by small numbers, with a generation so that a stale name is noticed.
 
+use std::ops::{Index, IndexMut};
+
 use super::Slots;
 
 /// Name of a value in an [`Arena`]: good until the value is removed, refused ever after.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Key {
     pub index: u32,
     pub generation: u32,
@@ -99,6 +101,20 @@ impl<T> Arena<T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// For names held by whoever also removes the value: a stale one is our own bug.
+impl<T> Index<Key> for Arena<T> {
+    type Output = T;
+    fn index(&self, key: Key) -> &T {
+        self.get(key).expect("the holder of a name removes the name with the value")
+    }
+}
+
+impl<T> IndexMut<Key> for Arena<T> {
+    fn index_mut(&mut self, key: Key) -> &mut T {
+        self.get_mut(key).expect("the holder of a name removes the name with the value")
     }
 }
 

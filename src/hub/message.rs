@@ -1,5 +1,113 @@
-//! What workers say to each other.
+//! What workers say to each other. Every pair of workers has one FIFO; all order promises rest on it.
+
+use std::sync::Arc;
+
+use super::home::{Outcome, PublishError};
+use super::publication::{ChannelName, Draft, Publication};
+use crate::base::{ConnId, Key, StreamPosition};
+use crate::metrics::Snapshot;
 
 /// One message between workers.
 #[derive(Debug)]
-pub enum Message {}
+pub enum Message {
+    /// To the home: a subscriber wants the channel; answered by `Subscribed`.
+    Subscribe(Box<Subscribe>),
+    /// To the home: a catching-up subscriber has room for more; answered by `Page`.
+    NextPage { channel: ChannelName, subscription: Key, after: StreamPosition },
+    /// To the home: nobody here wants the channel any more.
+    Leave { channel: ChannelName },
+    /// To the home: store and broadcast; answered by `Published`.
+    Publish { request: PublishRef, draft: Box<Draft> },
+    /// From the home: answer to `Subscribe`, in the same FIFO as later publications.
+    Subscribed { subscription: Key, answer: Box<Answer> },
+    /// From the home: answer to `NextPage`, in the same FIFO as later publications.
+    Page { subscription: Key, answer: Box<Answer> },
+    /// From the home: a publication for this worker's subscribers.
+    Publication(Arc<Publication>),
+    /// From the home: publications up to `to` could not be brought here.
+    Lost { channel: ChannelName, to: StreamPosition },
+    /// From the home: what became of a `Publish`.
+    Published { request: PublishRef, result: Result<Stored, PublishError> },
+    /// To everybody: send me your counters.
+    Scrape { request: Key },
+    /// The counters.
+    Scraped { request: Key, snapshot: Box<Snapshot> },
+}
+
+impl Message {
+    /// Bytes that wait with this message in a full mailbox, for the bounds of the spill.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Subscribe(subscribe) => size_of::<Subscribe>() + subscribe.channel.as_str().len(),
+                Self::Publish { draft, .. } => draft.bytes(),
+                Self::Subscribed { answer, .. } | Self::Page { answer, .. } => size_of::<Answer>() + answer.page.len() * 8,
+                Self::Publication(publication) => publication.bytes(),
+                Self::Scraped { .. } => size_of::<Snapshot>(),
+                Self::NextPage { .. } | Self::Leave { .. } | Self::Lost { .. } | Self::Published { .. } | Self::Scrape { .. } => 0,
+            }
+    }
+}
+
+/// A request to subscribe, as the home sees it.
+#[derive(Clone, Debug)]
+pub struct Subscribe {
+    pub channel: ChannelName,
+    /// The subscription on the asking worker.
+    pub subscription: Key,
+    pub start: Start,
+    /// False for a look only: the home answers and forgets.
+    pub interest: bool,
+}
+
+/// Where a subscriber wants to start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// From the next publication.
+    Now,
+    /// Everything retained, then live.
+    Beginning,
+    /// The newest so many, then live.
+    Newest(u32),
+    /// Whatever comes after the position.
+    After(StreamPosition),
+    /// After a position of a history that this server does not know.
+    Elsewhere,
+    /// After a position that cannot be read.
+    Unreadable,
+}
+
+/// The home's answer to a subscribe or a page request.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The channel's position now.
+    pub top: StreamPosition,
+    /// Where this subscriber starts: the position before the page's first publication.
+    pub from: StreamPosition,
+    pub outcome: Outcome,
+    /// At most [`PAGE_BYTES_MAX`](super::home::PAGE_BYTES_MAX), in order.
+    pub page: Vec<Arc<Publication>>,
+    /// Whether the page reaches `top`: what follows in this FIFO is live.
+    pub head: bool,
+}
+
+/// Which request of which connection a publication answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PublishRef {
+    pub conn: ConnId,
+    /// The connection's own number for the request.
+    pub request: u32,
+    /// Place among the request's channels.
+    pub place: u32,
+}
+
+/// A stored publication.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stored {
+    pub position: StreamPosition,
+    /// Whether the position can be resumed from (the channel keeps history and the publication is in it).
+    pub kept: bool,
+    /// An earlier publication with the same idempotency key.
+    pub duplicate: bool,
+}

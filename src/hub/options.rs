@@ -37,6 +37,26 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The namespace of a channel: the longest matching prefix, else `default`. `None` where unknown ones are refused.
+    #[must_use]
+    pub fn namespace(&self, channel: &str) -> Option<&Namespace> {
+        let mut best: Option<(&Namespace, usize)> = None;
+        for namespace in self.namespaces.iter().skip(1) {
+            for prefix in namespace.prefixes.iter().filter(|prefix| channel.starts_with(prefix.as_str())) {
+                if best.is_none_or(|(_, length)| prefix.len() > length) {
+                    best = Some((namespace, prefix.len()));
+                }
+            }
+        }
+        match (best, self.unknown_namespace) {
+            (Some((namespace, _)), _) => Some(namespace),
+            (None, UnknownNamespace::Refuse) if channel.contains(':') => None,
+            (None, UnknownNamespace::Refuse | UnknownNamespace::Default) => self.namespaces.first(),
+        }
+    }
+}
+
 /// What a channel name whose namespace is not configured means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UnknownNamespace {

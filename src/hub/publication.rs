@@ -102,6 +102,8 @@ pub struct Publication {
     pub event: Option<Box<str>>,
     /// When the home worker stored it.
     pub time: WallMs,
+    /// Whether the channel is a state channel: only its latest value matters.
+    pub state: bool,
     pub extension: Option<Box<Extension>>,
 }
 
@@ -124,5 +126,42 @@ impl Publication {
                 + 48
         });
         size_of::<Self>() + self.payload.bytes.len() + self.event.as_ref().map_or(0, |event| event.len()) + extension
+    }
+}
+
+/// A publication before its home has stored it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Draft {
+    pub channel: ChannelName,
+    pub payload: Payload,
+    pub event: Option<Box<str>>,
+    /// Sorted by name.
+    pub tags: Vec<(Box<str>, Box<str>)>,
+    /// Conflation key.
+    pub key: Option<Box<str>>,
+    pub idempotency_key: Option<Box<str>>,
+    /// False: delivered to whoever is there, not kept in history.
+    pub store: bool,
+}
+
+impl Draft {
+    /// A plain publication of a payload.
+    #[must_use]
+    pub const fn new(channel: ChannelName, payload: Payload) -> Self {
+        Self { channel, payload, event: None, tags: Vec::new(), key: None, idempotency_key: None, store: true }
+    }
+
+    /// The publication this becomes at a position. `state` says that the channel's latest value is what matters.
+    #[must_use]
+    pub fn into_publication(self, position: StreamPosition, state: bool, time: WallMs) -> Publication {
+        let extension =
+            (!self.tags.is_empty() || self.key.is_some()).then(|| Box::new(Extension { tags: self.tags, key: self.key }));
+        Publication { channel: self.channel, position, payload: self.payload, event: self.event, time, state, extension }
+    }
+
+    /// Bytes it occupies while it waits.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.payload.bytes.len()
     }
 }

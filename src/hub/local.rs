@@ -1,0 +1,553 @@
+//! The subscribers' side of channels on one worker: who is here, and what is on its way to them.
+//!
+//! ```text
+//!   Publication ─▶ [fan-out queue of the channel] ─▶ run ─▶ cursor over the groups' entries ─▶ connections
+//! ```
+//!
+//! Invariants:
+//! - One cursor per channel. The next run starts behind it, so every subscriber sees the channel's order.
+//! - An entry's `live_after` is the offset up to which its subscriber has been served; a run skips what it already has.
+//! - While a cursor is open an entry is never moved: removal leaves a tombstone, joins append.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Map;
+use super::home::LINGER;
+use super::message::{Answer, Start};
+use super::publication::{ChannelName, Publication};
+use crate::base::{Arena, Blob, ConnId, Epoch, Key, Nanos, StreamPosition};
+
+/// A kind of receiver that gets the same bytes as every other of its kind; the shard gives the numbers out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct AudienceId(pub u16);
+
+/// End of a connection's list of subscriptions.
+pub const NO_SUBSCRIPTION: u32 = u32::MAX;
+
+/// Publications gathered into one run.
+const RUN_PUBLICATIONS_MAX: usize = 256;
+/// Payload bytes gathered into one run; a larger single publication is a run of its own.
+const RUN_BYTES_MAX: usize = 256 << 10;
+/// Publications a worker keeps of a polled channel, to answer the next poll without asking the home.
+const RECENT_PUBLICATIONS_MAX: usize = 64;
+/// Bytes of the same.
+const RECENT_BYTES_MAX: usize = 64 << 10;
+
+/// One connection's subscription to one channel.
+#[derive(Debug)]
+pub struct Subscription {
+    pub conn: ConnId,
+    /// The connection's next subscription, or [`NO_SUBSCRIPTION`].
+    pub next: u32,
+    pub audience: AudienceId,
+    channel: Key,
+    phase: Phase,
+}
+
+/// How far a subscription has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// The home has been asked and has not answered.
+    Asked,
+    /// Catching up: everything up to the offset has been queued. `asked` while a page is on its way.
+    CatchingUp { after: u64, asked: bool },
+    /// In the channel's fan-out, at this place of its group.
+    Live { place: u32 },
+}
+
+/// One live subscriber in a group.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// The connection's slot.
+    pub slot: u32,
+    /// The subscription's index, or [`NO_SUBSCRIPTION`] for a tombstone.
+    pub subscription: u32,
+    /// Everything up to this offset has been queued for it.
+    pub live_after: u64,
+}
+
+/// Live subscribers that get the same bytes.
+#[derive(Debug)]
+pub struct Group {
+    pub audience: AudienceId,
+    pub entries: Vec<Entry>,
+    tombstones: u32,
+}
+
+/// What goes to all subscribers of a channel together.
+#[derive(Clone, Debug)]
+pub enum Run {
+    /// Consecutive publications, oldest first; never empty.
+    Publications(Vec<Arc<Publication>>),
+    /// Publications up to the position could not be brought here.
+    Lost(StreamPosition),
+}
+
+impl Run {
+    /// The last offset of the run.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        match self {
+            Self::Publications(publications) => publications.last().map_or(0, |last| last.position.offset),
+            Self::Lost(to) => to.offset,
+        }
+    }
+
+    /// The offset before the run's first publication: a subscriber there or further back gets all of it.
+    #[must_use]
+    pub fn before(&self) -> u64 {
+        match self {
+            Self::Publications(publications) => publications.first().map_or(0, |first| first.position.offset - 1),
+            Self::Lost(to) => to.offset,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Item {
+    Publication(Arc<Publication>),
+    Lost(StreamPosition),
+}
+
+/// A channel's fan-out while there is one.
+#[derive(Debug, Default)]
+struct Fan {
+    queue: VecDeque<Item>,
+    open: Option<Cursor>,
+    /// Whether the channel is in the list of active ones.
+    active: bool,
+    /// Nothing starts before this: the coalescing window.
+    not_before: Nanos,
+}
+
+/// A run being handed out and how far that has come.
+#[derive(Debug)]
+pub struct Cursor {
+    pub run: Run,
+    pub group: usize,
+    pub index: usize,
+    /// The run's bytes for the current group, encoded when its first entry is reached.
+    pub blob: Option<Blob>,
+}
+
+/// What a polled channel keeps here.
+#[derive(Debug)]
+struct Recent {
+    publications: VecDeque<Arc<Publication>>,
+    bytes: usize,
+    /// Everything after this offset is in `publications`.
+    floor: u64,
+    until: Nanos,
+}
+
+#[derive(Debug)]
+struct Channel {
+    name: ChannelName,
+    groups: Vec<Group>,
+    fan: Option<Box<Fan>>,
+    recent: Option<Box<Recent>>,
+    /// The epoch and the last offset seen in the home's FIFO; `None` before the first answer.
+    seen: Option<StreamPosition>,
+    subscriptions: u32,
+}
+
+/// What must be told after a subscription has gone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// Others are still here, or the channel lingers.
+    Wanted,
+    /// The home is to be told with `Leave`.
+    Unwanted(ChannelName),
+}
+
+/// All channels with subscribers on this worker.
+#[derive(Debug, Default)]
+pub struct Local {
+    names: Map<ChannelName, Key>,
+    channels: Arena<Channel>,
+    subscriptions: Arena<Subscription>,
+    active: VecDeque<Key>,
+    windows: BinaryHeap<Reverse<(Nanos, Key)>>,
+    lingering: VecDeque<(Nanos, Key)>,
+}
+
+impl Local {
+    /// Notes a subscription that its home is about to be asked for. `next` chains it into its connection's list.
+    pub fn join(&mut self, channel: &ChannelName, conn: ConnId, audience: AudienceId, next: u32) -> Key {
+        let channel = match self.names.get(channel) {
+            Some(&key) => key,
+            None => self.add_channel(channel),
+        };
+        self.channels[channel].subscriptions += 1;
+        self.subscriptions.insert(Subscription { conn, next, audience, channel, phase: Phase::Asked })
+    }
+
+    /// Forgets a subscription in whatever phase it is.
+    pub fn leave(&mut self, subscription: Key) -> Left {
+        let Some(Subscription { channel: key, audience, phase, .. }) = self.subscriptions.remove(subscription) else {
+            return Left::Wanted;
+        };
+        if let Phase::Live { place } = phase {
+            self.take_out(key, audience, place);
+        }
+        let channel = &mut self.channels[key];
+        channel.subscriptions -= 1;
+        if channel.subscriptions > 0 || channel.recent.is_some() { Left::Wanted } else { self.forget(key) }
+    }
+
+    /// Enters the home's answer. Returns the phase the subscription is in now, `None` if it has gone meanwhile.
+    pub fn answered(&mut self, subscription: Key, answer: &Answer) -> Option<Phase> {
+        let Subscription { conn, channel, audience, .. } = *self.subscriptions.get(subscription)?;
+        let seen = self.channels[channel].seen.get_or_insert(answer.top);
+        seen.offset = seen.offset.max(answer.top.offset);
+        let phase = if answer.head {
+            self.put_in(
+                channel,
+                audience,
+                Entry { slot: conn.slot, subscription: subscription.index, live_after: answer.top.offset },
+            )
+        } else {
+            let after = answer.page.last().map_or(answer.from.offset, |last| last.position.offset);
+            Phase::CatchingUp { after, asked: false }
+        };
+        self.subscriptions[subscription].phase = phase;
+        Some(phase)
+    }
+
+    /// Where a catching-up subscription goes on, if it waits for room; notes that the page is now on its way.
+    pub fn next_page(&mut self, subscription: Key) -> Option<(ChannelName, StreamPosition)> {
+        let entry = self.subscriptions.get_mut(subscription)?;
+        let Phase::CatchingUp { after, asked: false } = entry.phase else { return None };
+        entry.phase = Phase::CatchingUp { after, asked: true };
+        let channel = &self.channels[entry.channel];
+        Some((channel.name.clone(), StreamPosition { epoch: channel.seen?.epoch, offset: after }))
+    }
+
+    /// A publication has come in the home's FIFO. `window` is the namespace's coalescing window.
+    pub fn publication(&mut self, publication: Arc<Publication>, window: Duration, now: Nanos) {
+        let Some(&key) = self.names.get(&publication.channel) else { return };
+        let channel = &mut self.channels[key];
+        channel.seen = Some(publication.position);
+        if let Some(recent) = &mut channel.recent {
+            recent.push(Arc::clone(&publication));
+        }
+        if channel.groups.iter().any(|group| !group.entries.is_empty()) {
+            self.queue(key, Item::Publication(publication), window, now);
+        }
+    }
+
+    /// The home's FIFO says that publications up to a position are not coming.
+    pub fn lost(&mut self, name: &ChannelName, to: StreamPosition, now: Nanos) {
+        let Some(&key) = self.names.get(name) else { return };
+        let channel = &mut self.channels[key];
+        channel.seen = Some(to);
+        if let Some(recent) = &mut channel.recent {
+            recent.restart(to.offset);
+        }
+        self.queue(key, Item::Lost(to), Duration::ZERO, now);
+    }
+
+    /// The next channel with something to hand out, in turn.
+    pub fn next_active(&mut self, now: Nanos) -> Option<Key> {
+        self.open_windows(now);
+        while let Some(key) = self.active.pop_front() {
+            // A channel that was forgotten while it was active leaves its name behind.
+            if let Some(fan) = self.channels.get_mut(key).and_then(|channel| channel.fan.as_mut()) {
+                fan.active = false;
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// When a coalescing window ends, or something can go out at once.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        if !self.active.is_empty() {
+            return Some(Nanos(0));
+        }
+        self.windows.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Whether something waits to be handed out now.
+    #[must_use]
+    pub fn has_active(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    /// The channel's open cursor, or a new one over what is queued. `None` if there is nothing.
+    pub fn open(&mut self, key: Key) -> Option<Cursor> {
+        let fan = self.channels[key].fan.as_mut()?;
+        fan.open.take().or_else(|| next_run(&mut fan.queue).map(|run| Cursor { run, group: 0, index: 0, blob: None }))
+    }
+
+    /// The groups of a channel, in the order the cursor walks them.
+    pub fn groups(&mut self, key: Key) -> &mut [Group] {
+        &mut self.channels[key].groups
+    }
+
+    /// Puts a cursor back: its slice is over.
+    pub fn suspend(&mut self, key: Key, cursor: Cursor) {
+        let Some(fan) = self.channels[key].fan.as_mut() else { return };
+        fan.open = Some(cursor);
+        if !std::mem::replace(&mut fan.active, true) {
+            self.active.push_back(key);
+        }
+    }
+
+    /// The cursor has passed every entry. `window` is the namespace's coalescing window.
+    pub fn finish(&mut self, key: Key, window: Duration, now: Nanos) {
+        let channel = &mut self.channels[key];
+        for group in channel.groups.iter_mut().filter(|group| group.tombstones > 0) {
+            compact(group, &mut self.subscriptions);
+        }
+        channel.groups.retain(|group| !group.entries.is_empty());
+        let Some(fan) = channel.fan.as_mut() else { return };
+        if !window.is_zero() {
+            fan.not_before = now + window;
+            self.windows.push(Reverse((fan.not_before, key)));
+        } else if fan.queue.is_empty() {
+            channel.fan = None;
+        } else if !std::mem::replace(&mut fan.active, true) {
+            self.active.push_back(key);
+        }
+    }
+
+    /// Answers a poll from what this worker has seen of the channel, if that reaches back to the position.
+    pub fn answer_poll(&mut self, name: &ChannelName, start: Start, now: Nanos) -> Option<Answer> {
+        let Start::After(position) = start else { return None };
+        let channel = &mut self.channels[*self.names.get(name)?];
+        let seen = channel.seen.filter(|seen| seen.epoch == position.epoch && position.offset <= seen.offset)?;
+        let recent = channel.recent.as_mut().filter(|recent| position.offset >= recent.floor)?;
+        recent.until = now + LINGER;
+        let page =
+            recent.publications.iter().filter(|publication| publication.position.offset > position.offset).cloned().collect();
+        Some(Answer { top: seen, from: position, outcome: super::Outcome::Exact, page, head: true })
+    }
+
+    /// Keeps the channel and what comes in it for a while after this poll, for the next one.
+    pub fn linger(&mut self, subscription: Key, now: Nanos) {
+        let Some(key) = self.subscriptions.get(subscription).map(|subscription| subscription.channel) else { return };
+        let channel = &mut self.channels[key];
+        let Some(seen) = channel.seen else { return };
+        match &mut channel.recent {
+            Some(recent) => recent.until = now + LINGER,
+            None => {
+                let recent = Recent { publications: VecDeque::new(), bytes: 0, floor: seen.offset, until: now + LINGER };
+                channel.recent = Some(Box::new(recent));
+                self.lingering.push_back((now + LINGER, key));
+            }
+        }
+    }
+
+    /// Lets go of channels that have lingered long enough; returns one that the home is to be told about. Call until `None`.
+    pub fn stop_lingering(&mut self, now: Nanos) -> Option<ChannelName> {
+        while let Some(&(at, key)) = self.lingering.front().filter(|(at, _)| *at <= now) {
+            debug_assert!(at <= now);
+            self.lingering.pop_front();
+            let Some(channel) = self.channels.get_mut(key) else { continue };
+            let Some(until) = channel.recent.as_ref().map(|recent| recent.until) else { continue };
+            if until > now {
+                self.lingering.push_back((until, key));
+                continue;
+            }
+            channel.recent = None;
+            if channel.subscriptions == 0
+                && let Left::Unwanted(name) = self.forget(key)
+            {
+                return Some(name);
+            }
+        }
+        None
+    }
+
+    /// When [`Local::stop_lingering`] next has something to do.
+    #[must_use]
+    pub fn next_linger(&self) -> Option<Nanos> {
+        self.lingering.front().map(|(at, _)| *at)
+    }
+
+    #[must_use]
+    pub fn subscription(&self, key: Key) -> Option<&Subscription> {
+        self.subscriptions.get(key)
+    }
+
+    /// The full name of a subscription that its connection still lists.
+    #[must_use]
+    pub fn subscription_at(&self, index: u32) -> Option<(Key, &Subscription)> {
+        Some((self.subscriptions.key_at(index)?, self.subscriptions.at(index)?))
+    }
+
+    #[must_use]
+    pub fn phase(&self, key: Key) -> Option<Phase> {
+        self.subscriptions.get(key).map(|subscription| subscription.phase)
+    }
+
+    /// The name of a subscription's channel.
+    #[must_use]
+    pub fn channel_name(&self, subscription: &Subscription) -> &ChannelName {
+        &self.channels[subscription.channel].name
+    }
+
+    /// How far a subscription has been served: the position to resume from.
+    #[must_use]
+    pub fn served(&self, subscription: &Subscription) -> Option<StreamPosition> {
+        let channel = &self.channels[subscription.channel];
+        let epoch: Epoch = channel.seen?.epoch;
+        let offset = match subscription.phase {
+            Phase::Asked => return None,
+            Phase::CatchingUp { after, .. } => after,
+            Phase::Live { place } => {
+                let group = channel.groups.iter().find(|group| group.audience == subscription.audience)?;
+                group.entries.get(place as usize)?.live_after
+            }
+        };
+        Some(StreamPosition { epoch, offset })
+    }
+
+    #[must_use]
+    pub fn channel_of(&self, key: Key) -> &ChannelName {
+        &self.channels[key].name
+    }
+
+    /// Subscriptions on this worker.
+    #[must_use]
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    fn add_channel(&mut self, name: &ChannelName) -> Key {
+        let channel = Channel { name: name.clone(), groups: Vec::new(), fan: None, recent: None, seen: None, subscriptions: 0 };
+        let key = self.channels.insert(channel);
+        self.names.insert(name.clone(), key);
+        key
+    }
+
+    fn forget(&mut self, key: Key) -> Left {
+        let Some(channel) = self.channels.remove(key) else { return Left::Wanted };
+        self.names.remove(&channel.name);
+        Left::Unwanted(channel.name)
+    }
+
+    fn put_in(&mut self, key: Key, audience: AudienceId, entry: Entry) -> Phase {
+        let groups = &mut self.channels[key].groups;
+        let at = groups.iter().position(|group| group.audience == audience).unwrap_or_else(|| {
+            // Most channels have one subscriber: no slack before there is a second.
+            groups.reserve_exact(1);
+            groups.push(Group { audience, entries: Vec::with_capacity(1), tombstones: 0 });
+            groups.len() - 1
+        });
+        let entries = &mut groups[at].entries;
+        entries.push(entry);
+        Phase::Live { place: u32::try_from(entries.len() - 1).unwrap_or(u32::MAX) }
+    }
+
+    fn take_out(&mut self, key: Key, audience: AudienceId, place: u32) {
+        let channel = &mut self.channels[key];
+        let open = channel.fan.as_ref().is_some_and(|fan| fan.open.is_some());
+        let Some(at) = channel.groups.iter().position(|group| group.audience == audience) else { return };
+        let group = &mut channel.groups[at];
+        if open {
+            group.entries[place as usize].subscription = NO_SUBSCRIPTION;
+            group.tombstones += 1;
+            return;
+        }
+        group.entries.swap_remove(place as usize);
+        if let Some(moved) = group.entries.get(place as usize)
+            && let Some(subscription) = self.subscriptions.at_mut(moved.subscription)
+        {
+            subscription.phase = Phase::Live { place };
+        }
+        if group.entries.is_empty() {
+            channel.groups.swap_remove(at);
+        } else if group.entries.len() * 4 < group.entries.capacity() {
+            group.entries.shrink_to(group.entries.len() * 2);
+        }
+    }
+
+    fn queue(&mut self, key: Key, item: Item, window: Duration, now: Nanos) {
+        let fan = self.channels[key].fan.get_or_insert_default();
+        fan.queue.push_back(item);
+        // An open window or cursor brings the channel back by itself.
+        let held = !window.is_zero() && fan.not_before > now;
+        if !held && !std::mem::replace(&mut fan.active, true) {
+            self.active.push_back(key);
+        }
+    }
+
+    fn open_windows(&mut self, now: Nanos) {
+        while let Some(&Reverse((at, key))) = self.windows.peek().filter(|Reverse((at, _))| *at <= now) {
+            self.windows.pop();
+            let Some(channel) = self.channels.get_mut(key) else { continue };
+            let Some(fan) = channel.fan.as_mut().filter(|fan| fan.not_before == at) else { continue };
+            if fan.queue.is_empty() && fan.open.is_none() {
+                channel.fan = None;
+            } else if !std::mem::replace(&mut fan.active, true) {
+                self.active.push_back(key);
+            }
+        }
+    }
+}
+
+impl Recent {
+    fn push(&mut self, publication: Arc<Publication>) {
+        self.bytes += publication.bytes();
+        self.publications.push_back(publication);
+        while self.publications.len() > RECENT_PUBLICATIONS_MAX || self.bytes > RECENT_BYTES_MAX {
+            let Some(oldest) = self.publications.pop_front() else { break };
+            self.bytes -= oldest.bytes();
+            self.floor = oldest.position.offset;
+        }
+    }
+
+    fn restart(&mut self, floor: u64) {
+        self.publications.clear();
+        self.bytes = 0;
+        self.floor = floor;
+    }
+}
+
+/// Takes the next run off the queue. State channels keep only the newest of it.
+fn next_run(queue: &mut VecDeque<Item>) -> Option<Run> {
+    let mut bytes = 0;
+    let mut run = Vec::new();
+    while let Some(Item::Publication(publication)) = queue.front() {
+        if !run.is_empty() && (run.len() == RUN_PUBLICATIONS_MAX || bytes + publication.bytes() > RUN_BYTES_MAX) {
+            break;
+        }
+        bytes += publication.bytes();
+        if publication.state {
+            run.clear();
+        }
+        if let Some(Item::Publication(publication)) = queue.pop_front() {
+            run.push(publication);
+        }
+    }
+    if !run.is_empty() {
+        return Some(Run::Publications(run));
+    }
+    match queue.pop_front()? {
+        Item::Lost(to) => Some(Run::Lost(to)),
+        Item::Publication(publication) => Some(Run::Publications(vec![publication])),
+    }
+}
+
+/// Removes the tombstones of a group; the entries moved into their places are told.
+fn compact(group: &mut Group, subscriptions: &mut Arena<Subscription>) {
+    group.tombstones = 0;
+    let mut place = 0;
+    while place < group.entries.len() {
+        if group.entries[place].subscription != NO_SUBSCRIPTION {
+            place += 1;
+            continue;
+        }
+        group.entries.swap_remove(place);
+        // What was moved here may itself be a tombstone: the loop looks at this place again.
+        if let Some(subscription) = group.entries.get(place).and_then(|moved| subscriptions.at_mut(moved.subscription)) {
+            subscription.phase = Phase::Live { place: u32::try_from(place).unwrap_or(u32::MAX) };
+        }
+    }
+}
