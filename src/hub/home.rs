@@ -373,3 +373,7 @@ fn lost(entry: &Entry, reason: GapReason, after: Option<StreamPosition>) -> Answ
     let gap = Gap { reason, after, next: entry.position(next), missed };
     serve(entry, next - 1, Outcome::Gap(gap))
 }
+
+#[cfg(test)]
+#[path = "home_tests.rs"]
+mod tests;

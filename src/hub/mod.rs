@@ -25,7 +25,6 @@ pub use message::{Answer, Message, PublishRef, Start, Stored, Subscribe};
 pub use options::{Access, ChannelKind, Namespace, Options, SlowConsumer, UnknownNamespace};
 pub use publication::{ChannelName, ChannelNameError, Draft, Extension, Payload, PayloadKind, Publication};
 
-
 use crate::base::ShardId;
 
 type Map<K, V> = std::collections::HashMap<K, V, ahash::RandomState>;

@@ -1,6 +1,7 @@
 //! One core's world: its connections, its hub, its upstreams. `Input` in, `Output` out, time as an argument.
 
 pub mod io;
+pub mod outbox;
 pub mod queue;
 
 pub use io::{CloseHow, ConnectCause, GoneCause, Input, ListenerId, Output};

@@ -39,6 +39,13 @@ impl SendQueue {
         self.frames.push_back(frame);
     }
 
+    /// Empties the queue for its next connection; keeps memory for a few frames.
+    pub fn reset(&mut self, frames_max: usize) {
+        self.frames.clear();
+        self.frames.shrink_to(frames_max);
+        *self = Self { frames: std::mem::take(&mut self.frames), ..Self::default() };
+    }
+
     /// Bytes that are not yet in the kernel.
     #[must_use]
     pub const fn bytes(&self) -> usize {

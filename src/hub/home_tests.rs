@@ -1,0 +1,233 @@
+use super::*;
+use crate::base::WallMs;
+use crate::hub::{Payload, PayloadKind};
+
+fn at(seconds: u64) -> Now {
+    Now { monotonic: Nanos(seconds * 1_000_000_000), wall: WallMs(seconds * 1000) }
+}
+
+fn options(history_size: usize) -> Options {
+    let mut options = Options::default();
+    options.namespaces[0].history_size = history_size;
+    options
+}
+
+fn name(name: &str) -> ChannelName {
+    ChannelName::parse(name).unwrap()
+}
+
+fn draft(channel: &str, bytes: usize) -> Draft {
+    Draft::new(name(channel), Payload { kind: PayloadKind::Text, bytes: vec![b'x'; bytes].into() })
+}
+
+struct Bench {
+    home: Home,
+    options: Options,
+}
+
+impl Bench {
+    fn new(options: Options) -> Self {
+        Self { home: Home::new(7), options }
+    }
+
+    #[track_caller]
+    fn publish(&mut self, channel: &str, now: Now) -> StreamPosition {
+        self.home.publish(draft(channel, 1000), &self.options, now).unwrap().stored.position
+    }
+
+    fn publish_many(&mut self, channel: &str, count: usize) {
+        for _ in 0..count {
+            self.publish(channel, at(0));
+        }
+    }
+
+    fn ask(&mut self, channel: &str, start: Start, now: Now) -> Answer {
+        let request = Subscribe { channel: name(channel), subscription: Key { index: 0, generation: 0 }, start, interest: true };
+        self.home.subscribe(ShardId(1), &request, &self.options, now)
+    }
+}
+
+fn offsets(answer: &Answer) -> Vec<u64> {
+    answer.page.iter().map(|publication| publication.position.offset).collect()
+}
+
+fn gap(answer: &Answer) -> Option<(GapReason, Option<u64>, u64, Option<u64>)> {
+    match answer.outcome {
+        Outcome::Exact => None,
+        Outcome::Gap(gap) => Some((gap.reason, gap.after.map(|after| after.offset), gap.next.offset, gap.missed)),
+    }
+}
+
+#[test]
+fn every_start_gets_what_it_asks_for_and_nothing_else() {
+    let mut bench = Bench::new(options(5));
+    let epoch = bench.ask("c", Start::Now, at(0)).top.epoch;
+    bench.publish_many("c", 8);
+    let after = |offset| Start::After(StreamPosition { epoch, offset });
+    let cases: [(Start, &[u64], Option<(GapReason, Option<u64>, u64, Option<u64>)>); 9] = [
+        (Start::Now, &[], None),
+        (Start::Beginning, &[4, 5, 6, 7, 8], None),
+        (Start::Newest(2), &[7, 8], None),
+        (Start::Newest(99), &[4, 5, 6, 7, 8], None),
+        (after(8), &[], None),
+        (after(3), &[4, 5, 6, 7, 8], None),
+        (after(2), &[4, 5, 6, 7, 8], Some((GapReason::Expired, Some(2), 4, Some(1)))),
+        (after(9), &[4, 5, 6, 7, 8], Some((GapReason::BadPosition, Some(9), 4, None))),
+        (Start::Unreadable, &[4, 5, 6, 7, 8], Some((GapReason::BadPosition, None, 4, None))),
+    ];
+    for (start, expected, lost) in cases {
+        let answer = bench.ask("c", start, at(0));
+        assert_eq!((offsets(&answer), gap(&answer)), (expected.to_vec(), lost), "{start:?}");
+        assert!(answer.head, "{start:?}");
+    }
+    let other = bench.ask("c", Start::After(StreamPosition { epoch: Epoch(epoch.0 ^ 1), offset: 3 }), at(0));
+    assert_eq!(gap(&other), Some((GapReason::Epoch, Some(3), 4, None)));
+}
+
+#[test]
+fn a_channel_without_history_serves_its_head_and_calls_the_rest_a_gap() {
+    let mut bench = Bench::new(options(0));
+    let epoch = bench.ask("c", Start::Now, at(0)).top.epoch;
+    bench.publish_many("c", 3);
+    let head = bench.ask("c", Start::After(StreamPosition { epoch, offset: 3 }), at(0));
+    assert_eq!(gap(&head), None);
+    let older = bench.ask("c", Start::After(StreamPosition { epoch, offset: 1 }), at(0));
+    assert_eq!(gap(&older), Some((GapReason::NoHistory, Some(1), 4, Some(2))));
+}
+
+#[test]
+fn an_entry_is_never_served_after_its_time() {
+    let mut bench = Bench::new(options(100));
+    let epoch = bench.publish("c", at(0)).epoch;
+    bench.publish("c", at(200));
+    let answer = bench.ask("c", Start::After(StreamPosition { epoch, offset: 0 }), at(301));
+    assert_eq!((offsets(&answer), gap(&answer)), (vec![2], Some((GapReason::Expired, Some(0), 2, Some(1)))));
+    let answer = bench.ask("c", Start::Beginning, at(501));
+    assert_eq!(offsets(&answer), []);
+    assert_eq!(bench.home.history_bytes(), 0);
+}
+
+#[test]
+fn long_history_comes_in_pages_that_meet_the_head() {
+    let mut bench = Bench::new(options(200));
+    bench.publish_many("c", 150);
+    let mut answer = bench.ask("c", Start::Beginning, at(0));
+    let mut seen = offsets(&answer);
+    while !answer.head {
+        assert!(answer.page.iter().map(|publication| publication.bytes()).sum::<usize>() <= PAGE_BYTES_MAX);
+        let last = answer.page.last().unwrap().position;
+        answer = bench.home.next_page(&name("c"), last, &bench.options, at(0));
+        assert_eq!(gap(&answer), None);
+        seen.extend(offsets(&answer));
+    }
+    assert_eq!(seen, (1..=150).collect::<Vec<u64>>());
+}
+
+#[test]
+fn history_trimmed_under_a_reader_is_a_gap_in_its_next_page() {
+    let mut bench = Bench::new(options(60));
+    bench.publish_many("c", 60);
+    let first = bench.ask("c", Start::Beginning, at(0));
+    assert!(!first.head);
+    bench.publish_many("c", 60);
+    let next = bench.home.next_page(&name("c"), first.page.last().unwrap().position, &bench.options, at(0));
+    assert_eq!(gap(&next).unwrap().0, GapReason::Expired);
+    assert_eq!(next.page[0].position.offset, 61);
+}
+
+#[test]
+fn an_unused_channel_goes_and_comes_back_with_its_position() {
+    let mut bench = Bench::new(options(0));
+    bench.ask("c", Start::Now, at(0));
+    let position = bench.publish("c", at(0));
+    bench.home.leave(ShardId(1), &name("c"), at(10));
+    bench.home.sweep(&bench.options, at(11));
+    assert_eq!(bench.home.channels(), 1, "it lingers");
+    bench.home.sweep(&bench.options, at(10 + LINGER.as_secs()));
+    assert_eq!((bench.home.channels(), bench.home.position_records()), (0, 1));
+    let answer = bench.ask("c", Start::After(position), at(1000));
+    assert_eq!((answer.top, gap(&answer)), (position, None));
+    assert_eq!(bench.home.position_records(), 0);
+}
+
+#[test]
+fn beyond_the_bound_the_oldest_position_is_forgotten_and_the_epoch_is_new() {
+    let mut bench = Bench::new(Options { position_records_max: 1, ..options(0) });
+    let first = bench.publish("a", at(0));
+    let second = bench.publish("b", at(1));
+    bench.home.sweep(&bench.options, at(500));
+    assert_eq!((bench.home.channels(), bench.home.position_records()), (0, 1));
+    assert_eq!(bench.ask("b", Start::Now, at(501)).top, second);
+    let again = bench.ask("a", Start::After(first), at(501));
+    assert_ne!(again.top.epoch, first.epoch);
+    assert_eq!(gap(&again).unwrap().0, GapReason::Epoch);
+}
+
+#[test]
+fn over_the_memory_budget_the_least_recently_published_channel_is_trimmed() {
+    let mut bench = Bench::new(Options { history_bytes_max: 3000, ..options(100) });
+    let first = bench.publish("a", at(0));
+    bench.publish("b", at(0));
+    bench.publish("b", at(0));
+    let answer = bench.ask("a", Start::After(StreamPosition { offset: 0, ..first }), at(0));
+    assert_eq!(gap(&answer), Some((GapReason::Expired, Some(0), 2, Some(1))));
+    assert_eq!(offsets(&bench.ask("b", Start::Beginning, at(0))), [1, 2]);
+    assert!(bench.home.history_bytes() <= 3000);
+}
+
+#[test]
+fn a_repeated_key_gets_the_first_position_and_is_not_delivered() {
+    let mut bench = Bench::new(options(10));
+    let keyed = || Draft { idempotency_key: Some("k".into()), ..draft("c", 5) };
+    let first = bench.home.publish(keyed(), &bench.options, at(0)).unwrap();
+    let again = bench.home.publish(keyed(), &bench.options, at(299)).unwrap();
+    assert_eq!(again.stored, Stored { duplicate: true, ..first.stored });
+    assert!(again.publication.is_none());
+    let later = bench.home.publish(keyed(), &bench.options, at(301)).unwrap();
+    assert_eq!((later.stored.duplicate, later.stored.position.offset), (false, 2));
+}
+
+#[test]
+fn what_passes_by_takes_an_offset_and_leaves_no_gap() {
+    let mut bench = Bench::new(options(10));
+    let epoch = bench.publish("c", at(0)).epoch;
+    bench.home.publish(Draft { store: false, ..draft("c", 5) }, &bench.options, at(0)).unwrap();
+    bench.publish("c", at(0));
+    let answer = bench.ask("c", Start::After(StreamPosition { epoch, offset: 1 }), at(0));
+    assert_eq!((offsets(&answer), gap(&answer)), (vec![3], None));
+}
+
+#[test]
+fn a_state_channel_answers_with_its_latest_value_and_never_a_gap() {
+    let mut options = options(0);
+    options.namespaces[0].kind = ChannelKind::State;
+    let mut bench = Bench::new(options);
+    assert_eq!(offsets(&bench.ask("c", Start::Now, at(0))), []);
+    let epoch = bench.publish("c", at(0)).epoch;
+    let latest = bench.publish("c", at(0));
+    for start in [Start::Now, Start::Elsewhere, Start::Unreadable, Start::After(StreamPosition { epoch, offset: 1 })] {
+        let answer = bench.ask("c", start, at(0));
+        assert_eq!((offsets(&answer), gap(&answer)), (vec![2], None), "{start:?}");
+    }
+    assert_eq!(offsets(&bench.ask("c", Start::After(latest), at(0))), []);
+}
+
+#[test]
+fn only_interested_workers_are_told() {
+    let mut bench = Bench::new(options(10));
+    bench.ask("c", Start::Now, at(0));
+    let broadcast = bench.home.publish(draft("c", 1), &bench.options, at(0)).unwrap();
+    assert_eq!(broadcast.publication.unwrap().1.iter().collect::<Vec<_>>(), [ShardId(1)]);
+    bench.home.leave(ShardId(1), &name("c"), at(0));
+    let broadcast = bench.home.publish(draft("c", 1), &bench.options, at(0)).unwrap();
+    assert!(broadcast.publication.unwrap().1.is_empty());
+}
+
+#[test]
+fn too_large_a_publication_is_refused_before_it_takes_an_offset() {
+    let mut bench = Bench::new(options(10));
+    let bytes_max = bench.options.publication_bytes_max;
+    let refused = bench.home.publish(draft("c", bytes_max + 1), &bench.options, at(0));
+    assert_eq!(refused.unwrap_err(), PublishError::TooLarge { bytes: bytes_max + 1, bytes_max });
+    assert_eq!(bench.publish("c", at(0)).offset, 1);
+}
