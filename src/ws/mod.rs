@@ -1,5 +1,12 @@
 //! WebSocket (RFC 6455) and permessage-deflate (RFC 7692). Pure.
 
+pub mod code;
+pub mod deflate;
+pub mod encode;
+pub mod frame;
+pub mod handshake;
+pub mod mask;
+
 use std::time::Duration;
 
 /// Limits and deadlines of WebSocket connections (`[websocket]`).
