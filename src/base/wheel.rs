@@ -197,9 +197,9 @@ mod tests {
     fn a_deadline_fires_once_and_not_early() {
         let mut wheel = Wheel::default();
         wheel.set(5, ms(250));
-        assert_eq!(fired(&mut wheel, ms(249)), []);
+        assert!(fired(&mut wheel, ms(249)).is_empty());
         assert_eq!(fired(&mut wheel, ms(300)), [5]);
-        assert_eq!(fired(&mut wheel, ms(10_000)), []);
+        assert!(fired(&mut wheel, ms(10_000)).is_empty());
         assert!(wheel.is_empty());
     }
 

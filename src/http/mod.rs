@@ -1,5 +1,15 @@
 //! HTTP/1.1 (RFC 9112): heads, bodies, routing of paths, responses. Pure.
 
+pub mod body;
+pub mod cors;
+mod error;
+pub mod head;
+pub mod path;
+pub mod problem;
+pub mod response;
+
+pub use error::HttpError;
+
 use std::time::Duration;
 
 /// Limits and deadlines of the HTTP side (`[http]`).

@@ -1,0 +1,408 @@
+//! Request heads: found by their end, parsed by httparse, then held to the strict rules of RFC 9112.
+//!
+//! What the RFC calls an error is refused here, so that nothing behind this module has to wonder where a message ends.
+
+use std::fmt;
+
+use super::Options;
+use super::error::HttpError;
+use super::path;
+
+/// Empty lines tolerated before a request line (RFC 9112 section 2.2), in bytes.
+const LEADING_BYTES_MAX: usize = 8;
+/// Header fields httparse has room for; the configured limit is checked below it.
+const FIELDS_MAX: usize = 256;
+
+/// A request method; those we act on by name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Options,
+    Patch,
+    /// Passed on to upstreams; no door of ours takes it.
+    Other,
+}
+
+impl Method {
+    fn parse(text: &str) -> Self {
+        match text {
+            "GET" => Self::Get,
+            "HEAD" => Self::Head,
+            "POST" => Self::Post,
+            "PUT" => Self::Put,
+            "DELETE" => Self::Delete,
+            "OPTIONS" => Self::Options,
+            "PATCH" => Self::Patch,
+            _ => Self::Other,
+        }
+    }
+
+    /// The value of the `method` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+            Self::Patch => "PATCH",
+            Self::Other => "other",
+        }
+    }
+
+    /// Whether sending it twice means the same as once (RFC 9110 section 9.2.2).
+    #[must_use]
+    pub const fn is_idempotent(self) -> bool {
+        matches!(self, Self::Get | Self::Head | Self::Put | Self::Delete | Self::Options)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    Http10,
+    Http11,
+}
+
+/// How a body's end is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Framing {
+    /// There is no body.
+    None,
+    /// Exactly so many bytes.
+    Length(u64),
+    Chunked,
+    /// Responses only: the end of the connection.
+    UntilClose,
+}
+
+/// A byte range of a head's text.
+type Span = (u32, u32);
+
+/// A request head that kept all rules.
+#[derive(Clone)]
+pub struct Head {
+    text: Box<str>,
+    method: Method,
+    method_span: Span,
+    target: Span,
+    fields: Box<[(Span, Span)]>,
+    version: Version,
+    framing: Framing,
+    keep_alive: bool,
+    expects_continue: bool,
+    path: Box<str>,
+    query: Option<Span>,
+    host: Box<str>,
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Head({} {})", self.method_name(), self.target())
+    }
+}
+
+impl Head {
+    #[must_use]
+    pub const fn method(&self) -> Method {
+        self.method
+    }
+
+    /// The method as it was sent.
+    #[must_use]
+    pub fn method_name(&self) -> &str {
+        self.span(self.method_span)
+    }
+
+    /// The target as it was sent.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        self.span(self.target)
+    }
+
+    /// The target's path, normalised (RFC 3986 section 6.2.2): what routes match. `*` for `OPTIONS *`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What follows the question mark, as it was sent.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        self.query.map(|query| self.span(query))
+    }
+
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    #[must_use]
+    pub const fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Whether the client keeps the connection after this exchange (RFC 9112 section 9.3).
+    #[must_use]
+    pub const fn keep_alive(&self) -> bool {
+        self.keep_alive
+    }
+
+    #[must_use]
+    pub const fn expects_continue(&self) -> bool {
+        self.expects_continue
+    }
+
+    /// Host and port as the client names them; empty where HTTP/1.0 left them out.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// All fields in order: name and value.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().map(|&(name, value)| (self.span(name), self.span(value)))
+    }
+
+    /// The first field of a name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.fields().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// All fields of a name, joined as a list (RFC 9110 section 5.2).
+    #[must_use]
+    pub fn header_list(&self, name: &str) -> Option<String> {
+        let values: Vec<&str> =
+            self.fields().filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect();
+        (!values.is_empty()).then(|| values.join(", "))
+    }
+
+    /// Whether a list field has a token, compared without case.
+    #[must_use]
+    pub fn has_token(&self, name: &str, token: &str) -> bool {
+        self.fields()
+            .filter(|(known, _)| known.eq_ignore_ascii_case(name))
+            .flat_map(|(_, value)| value.split(','))
+            .any(|item| item.trim().eq_ignore_ascii_case(token))
+    }
+
+    fn span(&self, (start, end): Span) -> &str {
+        self.text.get(start as usize..end as usize).unwrap_or_default()
+    }
+}
+
+/// Collects a head that arrives in pieces.
+#[derive(Debug, Default)]
+pub struct HeadReader {
+    text: Vec<u8>,
+}
+
+impl HeadReader {
+    /// Takes bytes in. When the head is complete: the head, and how many of these bytes belong to it.
+    ///
+    /// # Errors
+    /// The first rule the request breaks.
+    pub fn feed(&mut self, bytes: &[u8], options: &Options) -> Result<Option<(Head, usize)>, HttpError> {
+        let skipped = if self.text.is_empty() { leading_lines(bytes)? } else { 0 };
+        let before = self.text.len();
+        // The end may begin in bytes taken in earlier, at most three of its four.
+        let room = options.head_bytes_max.saturating_sub(before);
+        let fresh = &bytes[skipped..];
+        self.text.extend_from_slice(&fresh[..fresh.len().min(room)]);
+        let search = before.saturating_sub(3);
+        match memchr::memmem::find(&self.text[search..], b"\r\n\r\n").map(|at| search + at + 4) {
+            Some(end) => {
+                let head = parse(&self.text[..end], options)?;
+                Ok(Some((head, skipped + end - before)))
+            }
+            None if self.text.len() >= options.head_bytes_max => Err(too_large(&self.text, options)),
+            None => {
+                early_errors(&self.text)?;
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Counts empty lines in front; a client may send one after a body it miscounted.
+fn leading_lines(bytes: &[u8]) -> Result<usize, HttpError> {
+    let lines = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    if lines > LEADING_BYTES_MAX { Err(HttpError::Syntax) } else { Ok(lines) }
+}
+
+/// Refuses what can never become a request without waiting for its end: TLS, another protocol, control bytes.
+fn early_errors(text: &[u8]) -> Result<(), HttpError> {
+    let bad = |byte: &u8| *byte == 0 || (*byte < 0x20 && !matches!(byte, b'\r' | b'\n' | b'\t'));
+    if text.iter().any(bad) { Err(HttpError::Syntax) } else { Ok(()) }
+}
+
+fn too_large(text: &[u8], options: &Options) -> HttpError {
+    let bytes_max = options.head_bytes_max;
+    if memchr::memchr(b'\n', text).is_none() {
+        HttpError::TargetTooLong { bytes_max }
+    } else {
+        HttpError::HeadTooLarge { bytes_max }
+    }
+}
+
+fn parse(bytes: &[u8], options: &Options) -> Result<Head, HttpError> {
+    check_lines(bytes)?;
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(HttpError::TooManyHeaders { headers_max: options.headers_max }),
+        Err(httparse::Error::Version) => return Err(HttpError::Version),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(HttpError::Syntax),
+    }
+    if request.headers.len() > options.headers_max {
+        return Err(HttpError::TooManyHeaders { headers_max: options.headers_max });
+    }
+    let text: Box<str> = std::str::from_utf8(bytes).map_err(|_| HttpError::Syntax)?.into();
+    let (method, target) = (request.method.ok_or(HttpError::Syntax)?, request.path.ok_or(HttpError::Syntax)?);
+    let version = if request.version == Some(0) { Version::Http10 } else { Version::Http11 };
+    let field = |field: &httparse::Header<'_>| (span_of(bytes, field.name.as_bytes()), span_of(bytes, field.value));
+    let mut head = Head {
+        method: Method::parse(method),
+        method_span: span_of(bytes, method.as_bytes()),
+        target: span_of(bytes, target.as_bytes()),
+        fields: request.headers.iter().map(field).collect(),
+        text,
+        version,
+        framing: Framing::None,
+        keep_alive: version == Version::Http11,
+        expects_continue: false,
+        path: "".into(),
+        query: None,
+        host: "".into(),
+    };
+    head.apply_host()?;
+    head.apply_target()?;
+    head.framing = request_framing(&head)?;
+    head.apply_connection()?;
+    Ok(head)
+}
+
+/// Lines end in CRLF and nothing else; no line folds into the next (RFC 9112 sections 2.2 and 5.2).
+fn check_lines(bytes: &[u8]) -> Result<(), HttpError> {
+    for at in memchr::memchr2_iter(b'\r', b'\n', bytes) {
+        let ends_line = match bytes[at] {
+            b'\r' => bytes.get(at + 1) == Some(&b'\n'),
+            _ => at > 0 && bytes[at - 1] == b'\r',
+        };
+        let folds = bytes[at] == b'\n' && matches!(bytes.get(at + 1), Some(b' ' | b'\t'));
+        if !ends_line || folds {
+            return Err(HttpError::Syntax);
+        }
+    }
+    Ok(())
+}
+
+/// Where a part that the parser handed out lies in the head.
+fn span_of(bytes: &[u8], part: &[u8]) -> Span {
+    let start = (part.as_ptr() as usize).saturating_sub(bytes.as_ptr() as usize);
+    let at = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
+    (at(start), at(start + part.len()))
+}
+
+impl Head {
+    /// Host exactly once in HTTP/1.1 (RFC 9112 section 3.2); an absolute target's authority goes before it.
+    fn apply_host(&mut self) -> Result<(), HttpError> {
+        let hosts: Vec<&str> =
+            self.fields().filter(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, value)| value).collect();
+        let host: Box<str> = match hosts.as_slice() {
+            [] if self.version == Version::Http11 => return Err(HttpError::HostMissing),
+            [] => "".into(),
+            [host] => (*host).into(),
+            _ => return Err(HttpError::HostRepeated),
+        };
+        if !is_host(&host) {
+            return Err(HttpError::Host);
+        }
+        self.host = host;
+        Ok(())
+    }
+
+    fn apply_target(&mut self) -> Result<(), HttpError> {
+        let target = self.target().to_owned();
+        let origin = match target.split_once("://") {
+            _ if target.starts_with('/') => target.as_str(),
+            _ if target == "*" && self.method == Method::Options => {
+                self.path = "*".into();
+                return Ok(());
+            }
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => {
+                let end = rest.find(['/', '?']).unwrap_or(rest.len());
+                if rest[..end].is_empty() || !is_host(&rest[..end]) {
+                    return Err(HttpError::Host);
+                }
+                self.host = rest[..end].into();
+                &rest[end..]
+            }
+            _ => return Err(HttpError::Target),
+        };
+        let (path, query) = origin.split_once('?').map_or((origin, None), |(path, query)| (path, Some(query)));
+        self.path = path::normalise(if path.is_empty() { "/" } else { path }).ok_or(HttpError::Target)?.into();
+        let end = self.target.1;
+        self.query = query.map(|query| (end - u32::try_from(query.len()).unwrap_or(0), end));
+        Ok(())
+    }
+
+    fn apply_connection(&mut self) -> Result<(), HttpError> {
+        let close = self.has_token("connection", "close");
+        let keep = self.has_token("connection", "keep-alive");
+        self.keep_alive = !close && (self.version == Version::Http11 || keep);
+        if let Some(expectation) = self.header("expect") {
+            if !expectation.eq_ignore_ascii_case("100-continue") {
+                return Err(HttpError::Expectation);
+            }
+            // A 1.0 client cannot be waiting for an interim response (RFC 9110 section 10.1.1).
+            self.expects_continue = self.version == Version::Http11;
+        }
+        Ok(())
+    }
+}
+
+/// Empty (HTTP/1.0) or a host with an optional port; no user info, no path.
+fn is_host(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(&byte))
+}
+
+fn request_framing(head: &Head) -> Result<Framing, HttpError> {
+    let fields: Vec<(&str, &str)> = head.fields().collect();
+    framing(&fields, head.version).map(|framing| framing.unwrap_or(Framing::None))
+}
+
+/// The one framing that the fields declare (RFC 9112 section 6), `None` where they declare none.
+///
+/// # Errors
+/// Anything that two parsers could read differently.
+pub(super) fn framing(fields: &[(&str, &str)], version: Version) -> Result<Option<Framing>, HttpError> {
+    let all =
+        |wanted: &'static str| fields.iter().filter(move |(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| *value);
+    let mut lengths = all("content-length");
+    let mut codings = all("transfer-encoding");
+    match (lengths.next(), codings.next()) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(HttpError::TwoFramings),
+        (Some(length), None) => {
+            let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+            let length = length.parse().ok().filter(|_| digits && lengths.next().is_none());
+            length.map(|length| Some(Framing::Length(length))).ok_or(HttpError::ContentLength)
+        }
+        (None, Some(_)) if version == Version::Http10 || codings.next().is_some() => Err(HttpError::TransferEncoding),
+        (None, Some(coding)) if coding.eq_ignore_ascii_case("chunked") => Ok(Some(Framing::Chunked)),
+        (None, Some(coding)) if coding.to_ascii_lowercase().contains("chunked") => Err(HttpError::TransferEncoding),
+        (None, Some(_)) => Err(HttpError::UnknownCoding),
+    }
+}
+
+#[cfg(test)]
+#[path = "head_tests.rs"]
+mod tests;
