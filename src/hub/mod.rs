@@ -18,6 +18,7 @@ mod options;
 mod publication;
 mod recency;
 mod records;
+pub mod token;
 
 pub use home::{Gap, GapReason, Home, Outcome, PublishError};
 pub use local::{AudienceId, Local};

@@ -1,1 +1,4 @@
 //! Client protocols: messages ↔ hub commands. Pure.
+
+pub mod codes;
+pub mod plain;

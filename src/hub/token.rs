@@ -1,0 +1,134 @@
+//! Resume tokens: the positions of a connection's channels as one text.
+//!
+//! One channel is `EPOCH:OFFSET`. Several are `m1.` and the base64url of records of 20 bytes, sorted by name: a 32-bit hash of
+//! the name, the epoch, the offset, each big-endian.
+
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::message::Start;
+use super::publication::ChannelName;
+use crate::base::{Epoch, StreamPosition};
+
+const SEVERAL: &str = "m1.";
+const RECORD_BYTES: usize = 20;
+/// Characters of an epoch that some other server may have written.
+const EPOCH_CHARACTERS_MAX: usize = 32;
+
+/// A token that could be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Token {
+    Single(StreamPosition),
+    /// Well formed, but no epoch of this server's making.
+    Foreign,
+    Several(Vec<(u32, StreamPosition)>),
+}
+
+impl Token {
+    /// Reads a token; `None` for what no server of this protocol writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some(records) = text.strip_prefix(SEVERAL) {
+            let bytes = URL_SAFE_NO_PAD.decode(records).ok().filter(|bytes| bytes.len() % RECORD_BYTES == 0)?;
+            return Some(Self::Several(bytes.chunks_exact(RECORD_BYTES).filter_map(record).collect()));
+        }
+        if let Some(position) = StreamPosition::parse(text) {
+            return Some(Self::Single(position));
+        }
+        let (epoch, offset) = text.split_once(':')?;
+        let epoch_fits =
+            (1..=EPOCH_CHARACTERS_MAX).contains(&epoch.len()) && epoch.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        (epoch_fits && offset.parse::<u64>().is_ok() && !offset.starts_with('+')).then_some(Self::Foreign)
+    }
+
+    /// Where a channel starts by this token. Channels that a token of several does not hold start now.
+    #[must_use]
+    pub fn start(&self, channel: &ChannelName) -> Start {
+        match self {
+            Self::Single(position) => Start::After(*position),
+            Self::Foreign => Start::Elsewhere,
+            Self::Several(records) => {
+                let hash = hash(channel);
+                records.iter().find(|(known, _)| *known == hash).map_or(Start::Now, |(_, position)| Start::After(*position))
+            }
+        }
+    }
+}
+
+/// Writes the token of a connection's channels. Channels whose position is not known are left out.
+#[must_use]
+pub fn write(positions: &[(ChannelName, Option<StreamPosition>)]) -> String {
+    if let [(_, position)] = positions {
+        return position.map_or_else(String::new, |position| position.to_string());
+    }
+    let mut known: Vec<(&ChannelName, StreamPosition)> =
+        positions.iter().filter_map(|(name, position)| Some((name, (*position)?))).collect();
+    known.sort_unstable_by_key(|(name, _)| *name);
+    let mut bytes = Vec::with_capacity(known.len() * RECORD_BYTES);
+    for (name, position) in known {
+        bytes.extend_from_slice(&hash(name).to_be_bytes());
+        bytes.extend_from_slice(&position.epoch.0.to_be_bytes());
+        bytes.extend_from_slice(&position.offset.to_be_bytes());
+    }
+    let mut text = SEVERAL.to_owned();
+    let _ = text.write_str(&URL_SAFE_NO_PAD.encode(bytes));
+    text
+}
+
+/// FNV-1a, 32 bits: stable between versions and machines, which a token must be.
+fn hash(channel: &ChannelName) -> u32 {
+    channel.as_str().bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+fn record(bytes: &[u8]) -> Option<(u32, StreamPosition)> {
+    let (hash, rest) = bytes.split_first_chunk::<4>()?;
+    let (epoch, rest) = rest.split_first_chunk::<8>()?;
+    let offset = rest.first_chunk::<8>()?;
+    Some((
+        u32::from_be_bytes(*hash),
+        StreamPosition { epoch: Epoch(u64::from_be_bytes(*epoch)), offset: u64::from_be_bytes(*offset) },
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(name: &str) -> ChannelName {
+        ChannelName::parse(name).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_gives_back_every_channels_position(positions in prop::collection::btree_map("[a-z]{1,9}", (any::<u64>(), any::<u64>()), 1..32)) {
+            let positions: Vec<_> = positions.into_iter().map(|(channel, (epoch, offset))| (name(&channel), Some(StreamPosition { epoch: Epoch(epoch), offset }))).collect();
+            let token = Token::parse(&write(&positions)).unwrap();
+            for (channel, position) in &positions {
+                prop_assert_eq!(token.start(channel), Start::After(position.unwrap()));
+            }
+        }
+
+        #[test]
+        fn any_text_is_an_answer_not_a_panic(text in "\\PC{0,60}") {
+            let _ = Token::parse(&text);
+        }
+    }
+
+    #[test]
+    fn the_order_of_channels_does_not_show() {
+        let at = |offset| Some(StreamPosition { epoch: Epoch(1), offset });
+        assert_eq!(write(&[(name("a"), at(1)), (name("b"), at(2))]), write(&[(name("b"), at(2)), (name("a"), at(1))]));
+    }
+
+    #[test]
+    fn a_foreign_epoch_is_not_a_bad_token() {
+        assert_eq!(Token::parse("xyzA:7"), Some(Token::Foreign));
+        assert_eq!(Token::parse("m1.").unwrap().start(&name("a")), Start::Now);
+        for bad in ["", "7", ":7", "a:", "a:b", "a:+1", "a_b:1", "m1.!", "m1.AAAA", &format!("{}:1", "a".repeat(33))] {
+            assert_eq!(Token::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The plain door: channels for `curl`, `EventSource` and a bare WebSocket, without any SDK.
+
+pub mod api;
+pub mod inbound;
+pub mod item;
+pub mod publish;
+pub mod request;
