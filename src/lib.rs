@@ -15,6 +15,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod base;
 pub mod cli;
 pub mod config;

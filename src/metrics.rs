@@ -70,6 +70,12 @@ pub enum TransportKind {
 impl TransportKind {
     pub const ALL: [Self; 5] = [Self::WebSocket, Self::EventStream, Self::Stream, Self::Poll, Self::Http];
 
+    /// Its place in arrays by transport.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
     /// The value of the `transport` label.
     #[must_use]
     pub const fn label(self) -> &'static str {
@@ -110,6 +116,62 @@ pub struct Counters {
     pub upstream_errors: Labelled,
 }
 
+impl Counters {
+    fn merge(&mut self, other: &Self) {
+        self.connections_accepted += other.connections_accepted;
+        self.pong_timeouts += other.pong_timeouts;
+        self.publish_duplicates += other.publish_duplicates;
+        self.received_bytes += other.received_bytes;
+        self.sends += other.sends;
+        for (total, count) in self.deliveries.iter_mut().zip(other.deliveries) {
+            *total += count;
+        }
+        for (total, count) in self.sent_bytes.iter_mut().zip(other.sent_bytes) {
+            *total += count;
+        }
+        for (total, part) in self.families_mut().into_iter().zip(other.families()) {
+            total.merge(part.2);
+        }
+    }
+
+    /// Counters with labels: name, label names, counts.
+    fn families(&self) -> [(&'static str, &'static [&'static str], &Labelled); 13] {
+        [
+            ("connections_refused_total", &["reason"], &self.connections_refused),
+            ("disconnects_total", &["transport", "code"], &self.disconnects),
+            ("publications_total", &["door", "namespace"], &self.publications),
+            ("publish_errors_total", &["code"], &self.publish_errors),
+            ("resumes_total", &["transport", "outcome"], &self.resumes),
+            ("gaps_total", &["reason"], &self.gaps),
+            ("slow_consumer_total", &["policy"], &self.slow_consumer),
+            ("publications_dropped_total", &["policy"], &self.publications_dropped),
+            ("http_requests_total", &["door", "method", "status"], &self.http_requests),
+            ("http_parse_errors_total", &["reason"], &self.http_parse_errors),
+            ("ws_messages_received_total", &["opcode"], &self.ws_messages_received),
+            ("ws_protocol_errors_total", &["code"], &self.ws_protocol_errors),
+            ("upstream_errors_total", &["upstream", "reason"], &self.upstream_errors),
+        ]
+    }
+
+    fn families_mut(&mut self) -> [&mut Labelled; 13] {
+        [
+            &mut self.connections_refused,
+            &mut self.disconnects,
+            &mut self.publications,
+            &mut self.publish_errors,
+            &mut self.resumes,
+            &mut self.gaps,
+            &mut self.slow_consumer,
+            &mut self.publications_dropped,
+            &mut self.http_requests,
+            &mut self.http_parse_errors,
+            &mut self.ws_messages_received,
+            &mut self.ws_protocol_errors,
+            &mut self.upstream_errors,
+        ]
+    }
+}
+
 /// One worker's counters at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -120,4 +182,113 @@ pub struct Snapshot {
     pub history_bytes: u64,
     pub send_queue_bytes: u64,
     pub timers: u64,
+}
+
+impl Snapshot {
+    /// Adds another worker's.
+    pub fn merge(&mut self, other: &Self) {
+        self.counters.merge(&other.counters);
+        self.subscriptions += other.subscriptions;
+        self.channels += other.channels;
+        self.position_records += other.position_records;
+        self.history_bytes += other.history_bytes;
+        self.send_queue_bytes += other.send_queue_bytes;
+        self.timers += other.timers;
+    }
+
+    /// The Prometheus text format, version 0.0.4.
+    #[must_use]
+    pub fn render(&self, draining: bool) -> String {
+        let mut text = Text::default();
+        let counters = &self.counters;
+        text.family("build_info", "gauge", [(format!("{{version=\"{}\",io=\"uring\"}}", env!("CARGO_PKG_VERSION")), 1)]);
+        for (name, value) in [
+            ("connections_accepted_total", counters.connections_accepted),
+            ("pong_timeouts_total", counters.pong_timeouts),
+            ("publish_duplicates_total", counters.publish_duplicates),
+            ("received_bytes_total", counters.received_bytes),
+            ("sends_total", counters.sends),
+        ] {
+            text.family(name, "counter", [(String::new(), value)]);
+        }
+        for (name, value) in [
+            ("subscriptions", self.subscriptions),
+            ("channels", self.channels),
+            ("position_records", self.position_records),
+            ("history_bytes", self.history_bytes),
+            ("send_queue_bytes", self.send_queue_bytes),
+            ("timers", self.timers),
+            ("draining", u64::from(draining)),
+        ] {
+            text.family(name, "gauge", [(String::new(), value)]);
+        }
+        for (name, counts) in [("deliveries_total", &counters.deliveries), ("sent_bytes_total", &counters.sent_bytes)] {
+            text.family(
+                name,
+                "counter",
+                TransportKind::ALL.map(|kind| (format!("{{transport=\"{}\"}}", kind.label()), counts[kind.index()])),
+            );
+        }
+        for (name, labels, counts) in counters.families() {
+            text.family(name, "counter", counts.iter().map(|(values, count)| (label_text(labels, values), *count)));
+        }
+        text.0
+    }
+}
+
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, samples: impl IntoIterator<Item = (String, u64)>) {
+        self.0.push_str(&format!("# TYPE ringmain_{name} {kind}\n"));
+        for (labels, value) in samples {
+            self.0.push_str(&format!("ringmain_{name}{labels} {value}\n"));
+        }
+    }
+}
+
+/// `{name="value",…}`
+fn label_text(names: &[&str], values: &Labels) -> String {
+    let pairs: Vec<String> = names.iter().zip(values).map(|(name, value)| format!("{name}=\"{}\"", value.text())).collect();
+    format!("{{{}}}", pairs.join(","))
+}
+
+impl Label {
+    /// Escaped as the text format asks.
+    fn text(&self) -> String {
+        match self {
+            Self::Word(word) => (*word).to_owned(),
+            Self::Name(name) => name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"),
+            Self::Number(number) => number.to_string(),
+            Self::None => String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_counters_render_as_sums() {
+        let mut one = Snapshot { subscriptions: 2, ..Snapshot::default() };
+        one.counters.disconnects.two("ws", 1001u16);
+        one.counters.deliveries[TransportKind::Poll.index()] = 5;
+        let mut total = one.clone();
+        total.merge(&one);
+        let text = total.render(false);
+        for line in [
+            "ringmain_subscriptions 4",
+            "ringmain_disconnects_total{transport=\"ws\",code=\"1001\"} 2",
+            "ringmain_deliveries_total{transport=\"poll\"} 10",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_label_cannot_break_its_line() {
+        assert_eq!(Label::Name("a\"b\\c\nd".into()).text(), "a\\\"b\\\\c\\nd");
+    }
 }

@@ -51,7 +51,10 @@ fn offsets(answer: &Answer) -> Vec<u64> {
     answer.page.iter().map(|publication| publication.position.offset).collect()
 }
 
-fn gap(answer: &Answer) -> Option<(GapReason, Option<u64>, u64, Option<u64>)> {
+/// Reason, after, next, missed.
+type Told = (GapReason, Option<u64>, u64, Option<u64>);
+
+fn gap(answer: &Answer) -> Option<Told> {
     match answer.outcome {
         Outcome::Exact => None,
         Outcome::Gap(gap) => Some((gap.reason, gap.after.map(|after| after.offset), gap.next.offset, gap.missed)),
@@ -64,7 +67,7 @@ fn every_start_gets_what_it_asks_for_and_nothing_else() {
     let epoch = bench.ask("c", Start::Now, at(0)).top.epoch;
     bench.publish_many("c", 8);
     let after = |offset| Start::After(StreamPosition { epoch, offset });
-    let cases: [(Start, &[u64], Option<(GapReason, Option<u64>, u64, Option<u64>)>); 9] = [
+    let cases: [(Start, &[u64], Option<Told>); 9] = [
         (Start::Now, &[], None),
         (Start::Beginning, &[4, 5, 6, 7, 8], None),
         (Start::Newest(2), &[7, 8], None),

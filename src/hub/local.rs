@@ -43,6 +43,8 @@ pub struct Subscription {
     /// The connection's next subscription, or [`NO_SUBSCRIPTION`].
     pub next: u32,
     pub audience: AudienceId,
+    /// What the connection asked for.
+    pub start: Start,
     channel: Key,
     phase: Phase,
 }
@@ -176,13 +178,13 @@ pub struct Local {
 
 impl Local {
     /// Notes a subscription that its home is about to be asked for. `next` chains it into its connection's list.
-    pub fn join(&mut self, channel: &ChannelName, conn: ConnId, audience: AudienceId, next: u32) -> Key {
+    pub fn join(&mut self, channel: &ChannelName, conn: ConnId, audience: AudienceId, start: Start, next: u32) -> Key {
         let channel = match self.names.get(channel) {
             Some(&key) => key,
             None => self.add_channel(channel),
         };
         self.channels[channel].subscriptions += 1;
-        self.subscriptions.insert(Subscription { conn, next, audience, channel, phase: Phase::Asked })
+        self.subscriptions.insert(Subscription { conn, next, audience, start, channel, phase: Phase::Asked })
     }
 
     /// Forgets a subscription in whatever phase it is.
@@ -406,6 +408,19 @@ impl Local {
             }
         };
         Some(StreamPosition { epoch, offset })
+    }
+
+    /// Notes that a live subscription has been served up to an offset by other means than its group's run.
+    pub fn mark_served(&mut self, key: Key, offset: u64) {
+        let Some(Subscription { channel, audience, phase: Phase::Live { place }, .. }) = self.subscriptions.get(key) else {
+            return;
+        };
+        let groups = &mut self.channels[*channel].groups;
+        if let Some(entry) =
+            groups.iter_mut().find(|group| group.audience == *audience).and_then(|group| group.entries.get_mut(*place as usize))
+        {
+            entry.live_after = entry.live_after.max(offset);
+        }
     }
 
     #[must_use]

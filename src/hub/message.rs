@@ -29,9 +29,9 @@ pub enum Message {
     /// From the home: what became of a `Publish`.
     Published { request: PublishRef, result: Result<Stored, PublishError> },
     /// To everybody: send me your counters.
-    Scrape { request: Key },
+    Scrape { request: ConnId },
     /// The counters.
-    Scraped { request: Key, snapshot: Box<Snapshot> },
+    Scraped { request: ConnId, snapshot: Box<Snapshot> },
 }
 
 impl Message {

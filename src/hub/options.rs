@@ -38,6 +38,12 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Whether only a channel's latest value matters.
+    #[must_use]
+    pub fn is_state(&self, channel: &str) -> bool {
+        self.namespace(channel).is_some_and(|namespace| namespace.kind == ChannelKind::State)
+    }
+
     /// The namespace of a channel: the longest matching prefix, else `default`. `None` where unknown ones are refused.
     #[must_use]
     pub fn namespace(&self, channel: &str) -> Option<&Namespace> {
@@ -132,4 +138,17 @@ pub enum SlowConsumer {
     Latest,
     /// Keep the newest publication per key; a gap follows.
     Conflate,
+}
+
+impl SlowConsumer {
+    /// The word for it in config files and labels.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Disconnect => "disconnect",
+            Self::DropOldest => "drop_oldest",
+            Self::Latest => "latest",
+            Self::Conflate => "conflate",
+        }
+    }
 }

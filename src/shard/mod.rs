@@ -1,58 +1,373 @@
 //! One core's world: its connections, its hub, its upstreams. `Input` in, `Output` out, time as an argument.
+//!
+//! One turn of the shell, in its order: results of sends ([`Input::Taken`]), other inputs, messages of other workers,
+//! [`Shard::fan_out`], [`Shard::handle_timeout`], [`Shard::flush`], then [`Shard::poll_output`] and [`Shard::poll_message`] until
+//! both are empty.
 
+mod audience;
+mod body;
+mod connections;
+mod doors;
+mod encode;
+mod fanout;
 pub mod io;
-pub mod outbox;
-pub mod queue;
+mod operate;
+mod options;
+mod outbox;
+mod poll;
+mod publish;
+mod queue;
+mod reply;
+mod single;
+mod stage;
+mod stream;
+mod subscribe;
+mod websocket;
 
+pub use fanout::FanOut;
 pub use io::{CloseHow, ConnectCause, GoneCause, Input, ListenerId, Output};
+pub use options::{Options, ServerOptions};
 
-/// Everything a shard is configured with; immutable, shared between workers, replaced whole on reload.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    pub server: ServerOptions,
-    pub http: crate::http::Options,
-    pub ws: crate::ws::Options,
-    pub transport: crate::transport::Options,
-    pub hub: crate::hub::Options,
-    pub proxy: crate::proxy::Options,
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::{Blob, ConnId, Key, Nanos, Now, Random, ShardId, TICK, Wheel};
+use crate::http::cors::Origins;
+use crate::hub::{Home, Local, Message};
+use crate::metrics::Counters;
+use crate::ws::deflate::{Deflater, Inflater};
+use audience::Audiences;
+use connections::{Connections, Queued};
+use outbox::Outbox;
+use stage::Stage;
+
+/// How often the hub is swept for what has outlived its use.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a connection that has said everything waits for its peer to take it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One worker's core.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    shards: u16,
+    options: Arc<Options>,
+    origins: Origins,
+    connections: Connections,
+    audiences: Audiences,
+    home: Home,
+    local: Local,
+    outbox: Outbox,
+    timers: Wheel,
+    /// Subscriptions that wait for room on their connection to be sent their next page.
+    catching_up: Vec<Key>,
+    aftermath: fanout::Aftermath,
+    draining: Option<operate::Drain>,
+    deflater: Deflater,
+    inflater: Inflater,
+    /// The ping frame every WebSocket gets.
+    ping: Blob,
+    random: Random,
+    metrics: Counters,
+    /// Last number given to a publishing request.
+    requests: u32,
+    next_sweep: Nanos,
+    /// Bytes that arrived behind a request which has now been answered.
+    carried: VecDeque<(ConnId, Vec<u8>)>,
 }
 
-/// What concerns the doors as a whole.
-#[derive(Clone, Debug)]
-pub struct ServerOptions {
-    pub development: bool,
-    /// Prefix of every door, without a trailing slash; empty for none.
-    pub door_prefix: String,
-    /// Empty: publishing over HTTP is refused.
-    pub api_key: String,
-    /// Whether API, metrics and health live only on the internal listener.
-    pub internal_listener: bool,
-    /// Whether the public listener is bound to loopback only (then `/metrics` needs no key).
-    pub loopback: bool,
-    /// `[echo] enabled`.
-    pub echo: bool,
-    pub drain_timeout: std::time::Duration,
-}
-
-impl Default for ServerOptions {
-    fn default() -> Self {
+impl Shard {
+    /// Worker `id` of `shards`. The same seed, inputs and times give the same outputs.
+    #[must_use]
+    pub fn new(id: ShardId, shards: u16, options: Arc<Options>, seed: u64, now: Now) -> Self {
+        let mut random = Random::seeded(seed);
         Self {
-            development: false,
-            door_prefix: String::new(),
-            api_key: String::new(),
-            internal_listener: false,
-            loopback: true,
-            echo: false,
-            drain_timeout: std::time::Duration::from_secs(30),
+            id,
+            shards,
+            origins: Origins::new(&options.http.allowed_origins),
+            connections: Connections::default(),
+            audiences: Audiences::default(),
+            home: Home::new(random.bits()),
+            local: Local::default(),
+            outbox: Outbox::new(shards),
+            timers: Wheel::default(),
+            catching_up: Vec::new(),
+            aftermath: fanout::Aftermath::default(),
+            draining: None,
+            deflater: Deflater::default(),
+            inflater: Inflater::default(),
+            ping: crate::ws::encode::frame(crate::ws::encode::Opcode::Ping, b"").into(),
+            random,
+            metrics: Counters::default(),
+            requests: 0,
+            next_sweep: now.monotonic + SWEEP_INTERVAL,
+            carried: VecDeque::new(),
+            options,
+        }
+    }
+
+    /// Takes one fact in.
+    pub fn handle(&mut self, input: Input<'_>, now: Now) {
+        match input {
+            Input::Accepted { conn, listener, peer } => self.accepted(conn, listener, peer, now),
+            Input::Bytes { conn, bytes } => self.bytes(conn, bytes, now),
+            Input::Eof { conn } => self.eof(conn, now),
+            Input::Taken { conn, frames, skip, taken } => self.connections.taken(conn, frames, skip, taken),
+            Input::Writable { conn } => self.writable(conn),
+            Input::Gone { conn, cause } => self.gone(conn, cause),
+            Input::Connected { .. } | Input::ConnectFailed { .. } => {}
+            Input::Message { from, message } => self.message(from, message, now),
+        }
+        self.continue_carried(now);
+    }
+
+    /// Fires every deadline that has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(slot) = self.timers.expire(now.monotonic) {
+            if let Some(conn) = self.connections.at(slot) {
+                self.expired(conn, now);
+            }
+        }
+        if self.next_sweep <= now.monotonic {
+            self.next_sweep = now.monotonic + SWEEP_INTERVAL;
+            self.home.sweep(&self.options.hub, now);
+            while let Some(channel) = self.local.stop_lingering(now.monotonic) {
+                self.tell_home_left(channel);
+            }
+        }
+        self.continue_drain(now);
+        self.continue_carried(now);
+    }
+
+    /// When [`Shard::handle_timeout`], [`Shard::fan_out`] or [`Shard::flush`] next has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Nanos> {
+        if self.connections.has_ended() || !self.catching_up.is_empty() || self.outbox.holds(self.id) {
+            return Some(Nanos(0));
+        }
+        [self.timers.next(), self.local.next_deadline(), self.drain_deadline(), Some(self.next_sweep)].into_iter().flatten().min()
+    }
+
+    /// Moves what is queued for connections that changed since the last flush into `Output::Send`s, at most one each.
+    pub fn flush(&mut self) {
+        self.metrics.sends += self.connections.flush() as u64;
+        self.ask_for_pages();
+    }
+
+    /// The next act asked of the shell.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.connections.poll_output()
+    }
+
+    /// The next message for a worker. Call only while its mailbox has room: what stays here keeps its order.
+    pub fn poll_message(&mut self, to: ShardId) -> Option<Message> {
+        self.outbox.pop(to)
+    }
+
+    /// Whether messages wait for a worker.
+    #[must_use]
+    pub fn has_message(&self, to: ShardId) -> bool {
+        self.outbox.holds(to)
+    }
+
+    /// Whether messages wait for any other worker.
+    #[must_use]
+    pub fn has_messages(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Replaces the configuration. Open connections keep what they were opened with; limits and policies apply from now on.
+    pub fn reload(&mut self, options: Arc<Options>) {
+        self.origins = Origins::new(&options.http.allowed_origins);
+        self.options = options;
+    }
+
+    fn message(&mut self, from: ShardId, message: Message, now: Now) {
+        match message {
+            Message::Subscribe(request) => {
+                let answer = Box::new(self.home.subscribe(from, &request, &self.options.hub, now));
+                self.outbox.push(from, Message::Subscribed { subscription: request.subscription, answer });
+            }
+            Message::NextPage { channel, subscription, after } => {
+                let answer = Box::new(self.home.next_page(&channel, after, &self.options.hub, now));
+                self.outbox.push(from, Message::Page { subscription, answer });
+            }
+            Message::Leave { channel } => self.home.leave(from, &channel, now),
+            Message::Publish { request, draft } => self.publish_here(from, request, *draft, now),
+            Message::Subscribed { subscription, answer } => self.subscribed(subscription, &answer, now),
+            Message::Page { subscription, answer } => self.paged(subscription, &answer, now),
+            Message::Publication(publication) => {
+                let window = self.coalesce_window(&publication.channel);
+                self.local.publication(publication, window, now.monotonic);
+            }
+            Message::Lost { channel, to } => self.local.lost(&channel, to, now.monotonic),
+            Message::Published { request, result } => self.published(request, result, now),
+            Message::Scrape { request } => self.scrape(from, request),
+            Message::Scraped { request, snapshot } => self.scraped(request, &snapshot, now),
+        }
+    }
+
+    /// Handles what this worker has sent to itself, until there is nothing left.
+    fn run_loopback(&mut self, now: Now) {
+        while let Some(message) = self.outbox.pop(self.id) {
+            self.message(self.id, message, now);
+        }
+    }
+
+    fn accepted(&mut self, conn: ConnId, listener: ListenerId, peer: std::net::SocketAddr, now: Now) {
+        self.metrics.connections_accepted += 1;
+        self.connections.open(conn, listener, peer, Stage::Head(None));
+        self.timers.set(conn.slot, now.monotonic + self.options.http.head_timeout);
+    }
+
+    fn bytes(&mut self, conn: ConnId, bytes: &mut [u8], now: Now) {
+        let Some(cell) = self.connections.get_mut(conn) else { return };
+        cell.heard = tick(now.monotonic);
+        self.metrics.received_bytes += bytes.len() as u64;
+        self.consume(conn, bytes, now);
+    }
+
+    /// Feeds bytes to whatever the connection is doing, which may change with every request in them.
+    fn consume(&mut self, conn: ConnId, mut bytes: &mut [u8], now: Now) {
+        while !bytes.is_empty() {
+            let Some(cell) = self.connections.get_mut(conn) else { return };
+            let consumed = match &mut cell.stage {
+                Stage::Head(_) => self.head_bytes(conn, bytes, now),
+                Stage::Body(_) => self.body_bytes(conn, bytes, now),
+                Stage::WebSocket(_) => self.websocket_bytes(conn, bytes, now),
+                Stage::Waiting(_) | Stage::Poll(_) | Stage::Scrape(_) => self.carry(conn, bytes),
+                // A stream's client has nothing to say; a closing connection is not listened to.
+                Stage::Stream(_) | Stage::Closing | Stage::Vacant => return,
+            };
+            bytes = &mut bytes[consumed..];
+        }
+    }
+
+    /// The peer has finished sending. What it is still owed is sent, then the connection closes.
+    fn eof(&mut self, conn: ConnId, now: Now) {
+        let Some(cell) = self.connections.get_mut(conn) else { return };
+        match &mut cell.stage {
+            // The answer to a complete request is still wanted (RFC 9112 section 9.6).
+            Stage::Waiting(waiting) => waiting.facts.keep_alive = false,
+            Stage::Scrape(_) | Stage::Closing => {}
+            Stage::Head(_) | Stage::Body(_) | Stage::Poll(_) | Stage::Stream(_) | Stage::WebSocket(_) | Stage::Vacant => {
+                self.disconnected(conn, 1006);
+                self.end(conn, now);
+            }
+        }
+    }
+
+    fn writable(&mut self, conn: ConnId) {
+        self.connections.writable(conn);
+        self.catch_up_again(conn);
+    }
+
+    fn gone(&mut self, conn: ConnId, cause: GoneCause) {
+        tracing::debug!(%conn, ?cause, "connection gone");
+        self.disconnected(conn, 1006);
+        self.let_go(conn);
+        self.connections.vacate(conn);
+    }
+
+    /// Says everything queued, then closes.
+    fn end(&mut self, conn: ConnId, now: Now) {
+        self.let_go(conn);
+        self.connections.end(conn);
+        if self.connections.get(conn).is_some() {
+            self.timers.set(conn.slot, now.monotonic + CLOSE_TIMEOUT);
+        }
+    }
+
+    /// Closes without another byte.
+    fn abort(&mut self, conn: ConnId) {
+        self.let_go(conn);
+        self.connections.abort(conn);
+    }
+
+    /// Frees what a connection holds besides its cell.
+    fn let_go(&mut self, conn: ConnId) {
+        self.leave_all(conn);
+        self.timers.clear(conn.slot);
+    }
+
+    /// A deadline of the connection has passed; what that means depends on what it is doing.
+    fn expired(&mut self, conn: ConnId, now: Now) {
+        let Some(cell) = self.connections.get_mut(conn) else { return };
+        match &mut cell.stage {
+            Stage::Head(reader) => {
+                let begun = reader.is_some();
+                self.head_expired(conn, begun, now);
+            }
+            Stage::Body(_) => self.body_expired(conn, now),
+            Stage::Waiting(_) => self.waiting_expired(conn, now),
+            Stage::Scrape(_) => self.scrape_expired(conn, now),
+            Stage::Poll(_) => self.poll_expired(conn, now),
+            Stage::Stream(_) => self.keep_stream_alive(conn, now),
+            Stage::WebSocket(_) => self.check_pulse(conn, now),
+            Stage::Closing => self.abort(conn),
+            Stage::Vacant => {}
+        }
+    }
+
+    /// Queues bytes that no policy may drop; a peer that asks without reading is cut off.
+    fn say(&mut self, conn: ConnId, bytes: impl Into<Blob>) {
+        if self.connections.reply(conn, bytes) == Queued::Full {
+            self.disconnected(conn, 3008);
+            self.abort(conn);
+        }
+    }
+
+    /// Takes the stage out to work on it; the connection counts as being between requests until it is put back.
+    fn take_stage(&mut self, conn: ConnId) -> Option<Stage> {
+        self.connections.get_mut(conn).map(|cell| std::mem::replace(&mut cell.stage, Stage::Head(None)))
+    }
+
+    /// Puts a stage (back) unless the connection has ended meanwhile.
+    fn set_stage(&mut self, conn: ConnId, stage: Stage) {
+        if let Some(cell) = self.connections.get_mut(conn).filter(|cell| !matches!(cell.stage, Stage::Closing)) {
+            cell.stage = stage;
+        }
+    }
+
+    /// Keeps bytes that arrive behind a request which is not answered yet.
+    fn carry(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
+        let bytes_max = self.options.http.head_bytes_max;
+        let Some(cell) = self.connections.get_mut(conn) else { return bytes.len() };
+        let carry = match &mut cell.stage {
+            Stage::Waiting(waiting) => &mut waiting.carry,
+            Stage::Poll(poll) => &mut poll.carry,
+            Stage::Scrape(scrape) => &mut scrape.carry,
+            _ => return bytes.len(),
+        };
+        let before = carry.len();
+        carry.extend_from_slice(bytes);
+        // One buffer's worth may still be on its way when reading stops.
+        if before <= bytes_max && carry.len() > bytes_max {
+            self.connections.output(Output::PauseReading { conn, paused: true });
+        }
+        bytes.len()
+    }
+
+    /// A request is answered: what its client sent ahead is next.
+    fn continue_with(&mut self, conn: ConnId, carry: Vec<u8>) {
+        if carry.is_empty() {
+            return;
+        }
+        if carry.len() > self.options.http.head_bytes_max {
+            self.connections.output(Output::PauseReading { conn, paused: false });
+        }
+        self.carried.push_back((conn, carry));
+    }
+
+    fn continue_carried(&mut self, now: Now) {
+        while let Some((conn, mut bytes)) = self.carried.pop_front() {
+            self.consume(conn, &mut bytes, now);
         }
     }
 }
 
-impl Shard {
-    /// Moves what is queued for connections that changed since the last flush into `Output::Send`s, at most one each.
-    pub fn flush(&mut self) {}
+/// Coarse time for "when was this last heard": wheel ticks, which wrap after 13 years.
+fn tick(at: Nanos) -> u32 {
+    (at.0 / TICK.as_nanos() as u64) as u32
 }
-
-/// One worker's core.
-#[derive(Debug)]
-pub struct Shard {}

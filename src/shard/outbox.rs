@@ -116,7 +116,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Epoch, Key, StreamPosition, WallMs};
+    use crate::base::{ConnId, Epoch, StreamPosition, WallMs};
     use crate::hub::{Draft, Payload, PayloadKind};
     use std::sync::Arc;
 
@@ -156,7 +156,7 @@ mod tests {
         let mut outbox = Outbox::new(1);
         outbox.push(ShardId(0), publication("a", 1, 1 << 20));
         outbox.push(ShardId(0), publication("state", 1, 1 << 20));
-        outbox.push(ShardId(0), Message::Scrape { request: Key { index: 0, generation: 0 } });
+        outbox.push(ShardId(0), Message::Scrape { request: ConnId { slot: 0, generation: 0 } });
         outbox.push(ShardId(0), publication("b", 7, 1 << 20));
         outbox.push(ShardId(0), publication("state", 2, 1 << 20));
         outbox.push(ShardId(0), publication("a", 2, 13 << 20));

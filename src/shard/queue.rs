@@ -52,11 +52,6 @@ impl SendQueue {
         self.bytes
     }
 
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
-
     /// Whether one more frame of a size is admitted: an empty queue admits any.
     #[must_use]
     pub const fn admits(&self, bytes: usize, bytes_max: usize) -> bool {

@@ -1,4 +1,9 @@
-//! How items ride on a connection: WebSocket message, event stream, NDJSON stream, poll response. Pure.
+//! How items ride on a connection: WebSocket message, event stream, NDJSON stream, poll response. Pure: bytes of items in, bytes
+//! for the wire out; what an item says is its protocol's affair.
+
+pub mod event_stream;
+pub mod poll;
+pub mod stream;
 
 use std::time::Duration;
 

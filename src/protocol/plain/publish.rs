@@ -164,10 +164,10 @@ fn text(bytes: Vec<u8>) -> Result<Payload, BodyError> {
 }
 
 fn guess(bytes: Vec<u8>) -> Payload {
-    if bytes.starts_with(b"{") || bytes.starts_with(b"[") {
-        if let Ok(payload) = json(&bytes) {
-            return payload;
-        }
+    if (bytes.starts_with(b"{") || bytes.starts_with(b"["))
+        && let Ok(payload) = json(&bytes)
+    {
+        return payload;
     }
     let kind = if simdutf8::basic::from_utf8(&bytes).is_ok() { PayloadKind::Text } else { PayloadKind::Binary };
     Payload { kind, bytes: bytes.into() }

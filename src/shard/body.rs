@@ -1,0 +1,130 @@
+//! Bodies of requests that our own doors answer: collected up to a limit, then read as publications.
+
+use super::Shard;
+use super::publish::PublishDoor;
+use super::reply::Facts;
+use super::stage::Stage;
+use crate::base::{ConnId, Now};
+use crate::http::HttpError;
+use crate::http::body::BodyReader;
+use crate::http::head::{Framing, Head};
+use crate::http::problem::Problem;
+use crate::hub::Draft;
+use crate::protocol::plain::{api, publish};
+
+/// A body being collected.
+#[derive(Debug)]
+pub struct Collect {
+    facts: Facts,
+    door: PublishDoor,
+    /// What the head says about the publication; the API's JSON requests say it in the body.
+    envelope: Option<publish::Envelope>,
+    reader: BodyReader,
+    body: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl Shard {
+    /// A POST to a publishing door: checks who asks, then collects the body.
+    pub(super) fn open_publish(&mut self, conn: ConnId, door: PublishDoor, name: &str, head: &Head, mut facts: Facts, now: Now) {
+        if !self.shows_key(head) {
+            facts.keep_alive = false;
+            return self.refuse(conn, &facts, &Problem::unauthorized(self.options.server.api_key.is_empty()), now);
+        }
+        let envelope = match door {
+            PublishDoor::Channel => {
+                publish::Envelope::parse(name, head.query(), head.header("content-type"), head.header("idempotency-key")).map(Some)
+            }
+            PublishDoor::ApiPublish | PublishDoor::ApiBroadcast => Ok(None),
+        };
+        let bytes_max = self.body_bytes_max(door);
+        let length = match head.framing() {
+            Framing::Length(length) => usize::try_from(length).unwrap_or(usize::MAX),
+            Framing::None | Framing::Chunked | Framing::UntilClose => 0,
+        };
+        match envelope {
+            Err(error) => {
+                facts.keep_alive = false;
+                self.refuse(conn, &facts, &error.problem(), now);
+            }
+            Ok(_) if length > bytes_max => {
+                facts.keep_alive = false;
+                self.refuse(conn, &facts, &Problem::too_large(bytes_max), now);
+            }
+            Ok(envelope) => {
+                if head.expects_continue() {
+                    self.say(conn, b"HTTP/1.1 100 Continue\r\n\r\n".as_slice());
+                }
+                let reader = BodyReader::new(head.framing());
+                let collect = Collect { facts, door, envelope, reader, body: Vec::with_capacity(length.min(64 << 10)), bytes_max };
+                self.set_stage(conn, Stage::Body(Box::new(collect)));
+                self.timers.set(conn.slot, now.monotonic + self.options.http.body_timeout);
+                self.body_bytes(conn, &[], now);
+            }
+        }
+    }
+
+    /// Base64 makes four bytes of three; the API's JSON has names around it.
+    fn body_bytes_max(&self, door: PublishDoor) -> usize {
+        let payload = self.options.hub.publication_bytes_max;
+        match door {
+            PublishDoor::Channel => payload,
+            PublishDoor::ApiPublish => payload / 3 * 4 + (16 << 10),
+            PublishDoor::ApiBroadcast => payload / 3 * 4 + (256 << 10),
+        }
+    }
+
+    pub(super) fn body_bytes(&mut self, conn: ConnId, bytes: &[u8], now: Now) -> usize {
+        let Some(Stage::Body(collect)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return bytes.len() };
+        let mut consumed = 0;
+        loop {
+            match collect.reader.next(&bytes[consumed..]) {
+                Err(error) => {
+                    self.bad_request(conn, error, now);
+                    return bytes.len();
+                }
+                Ok(step) if collect.body.len() + step.data.len() > collect.bytes_max => {
+                    let (mut facts, bytes_max) = (collect.facts.clone(), collect.bytes_max);
+                    facts.keep_alive = false;
+                    self.refuse(conn, &facts, &Problem::too_large(bytes_max), now);
+                    return bytes.len();
+                }
+                Ok(step) => {
+                    collect.body.extend_from_slice(step.data);
+                    consumed += step.consumed;
+                    if step.done {
+                        self.collected(conn, now);
+                        return consumed;
+                    }
+                    if step.consumed == 0 || consumed == bytes.len() {
+                        break;
+                    }
+                }
+            }
+        }
+        self.timers.set(conn.slot, now.monotonic + self.options.http.body_timeout);
+        bytes.len()
+    }
+
+    pub(super) fn body_expired(&mut self, conn: ConnId, now: Now) {
+        self.bad_request(conn, HttpError::BodyTimeout, now);
+    }
+
+    /// The body is complete: make drafts of it and send them to their homes.
+    fn collected(&mut self, conn: ConnId, now: Now) {
+        let Some(Stage::Body(collect)) = self.take_stage(conn) else { return };
+        let Collect { facts, door, envelope, body, .. } = *collect;
+        let drafts: Result<Vec<Draft>, _> = match door {
+            PublishDoor::Channel => match envelope {
+                Some(envelope) => envelope.draft(body).map(|draft| vec![draft]).map_err(|error| error.problem().response()),
+                None => Ok(Vec::new()),
+            },
+            PublishDoor::ApiPublish => api::publish_request(&body).map(|draft| vec![draft]).map_err(|error| error.response()),
+            PublishDoor::ApiBroadcast => api::broadcast_request(&body).map_err(|error| error.response()),
+        };
+        match drafts {
+            Ok(drafts) => self.publish_all(conn, facts, door, drafts, now),
+            Err(response) => self.respond(conn, &facts, response, now),
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! The dense array of a worker's connections, what each waits to send, and the list of those to flush.
+//!
+//! Invariant: a cell's queue exists only while something waits or the socket is blocked; an idle connection holds none.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use super::io::{CloseHow, ListenerId, Output};
+use super::queue::SendQueue;
+use super::stage::Stage;
+use crate::base::{ConnId, Frame, Frames, Slots};
+use crate::hub::local::NO_SUBSCRIPTION;
+
+/// Bytes of replies, pings and closes that may wait on one connection: a peer that asks and never reads is cut off there.
+const REPLY_BYTES_MAX: usize = 1 << 20;
+const NO_QUEUE: u32 = u32::MAX;
+/// Empty queues kept with their memory.
+const SPARE_FRAMES_MAX: usize = 16;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Cell {
+    generation: u32,
+    queue: u32,
+    /// First of the connection's subscriptions, or [`NO_SUBSCRIPTION`].
+    pub subscriptions: u32,
+    /// Wheel tick at which bytes last arrived.
+    pub heard: u32,
+    peer: Peer,
+    pub listener: ListenerId,
+    pub stage: Stage,
+}
+
+impl Default for Cell {
+    fn default() -> Self {
+        Self {
+            generation: 0,
+            queue: NO_QUEUE,
+            subscriptions: NO_SUBSCRIPTION,
+            heard: 0,
+            peer: Peer::default(),
+            listener: ListenerId::Public,
+            stage: Stage::Vacant,
+        }
+    }
+}
+
+/// A peer's address in 18 bytes; IPv4 as its IPv6-mapped form.
+#[derive(Clone, Copy, Debug, Default)]
+struct Peer {
+    address: [u8; 16],
+    port: [u8; 2],
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Self { address: ip.octets(), port: address.port().to_be_bytes() }
+    }
+}
+
+impl Cell {
+    /// The other end's address.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::from(self.peer.address).to_canonical(), u16::from_be_bytes(self.peer.port))
+    }
+}
+
+/// Whether a frame was queued.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Queued {
+    Yes,
+    /// The queue is full; the frame was not queued.
+    Full,
+}
+
+/// All connections of a worker.
+#[derive(Debug, Default)]
+pub struct Connections {
+    cells: Slots<Cell>,
+    queues: Vec<SendQueue>,
+    free_queues: Vec<u32>,
+    dirty: Vec<u32>,
+    /// Connections to close when their last frame has been taken.
+    ending: Vec<ConnId>,
+    outputs: VecDeque<Output>,
+    queued_bytes: usize,
+    live: usize,
+}
+
+impl Connections {
+    /// Takes a fresh connection in.
+    pub fn open(&mut self, conn: ConnId, listener: ListenerId, peer: SocketAddr, stage: Stage) {
+        let cell = self.cells.entry(conn.slot);
+        debug_assert!(matches!(cell.stage, Stage::Vacant), "the shell reuses a slot only after the shard let go of it");
+        *cell = Cell { generation: conn.generation, listener, peer: peer.into(), stage, ..Cell::default() };
+        self.live += 1;
+    }
+
+    /// The connection, unless it is gone.
+    #[must_use]
+    pub fn get(&self, conn: ConnId) -> Option<&Cell> {
+        self.cells.get(conn.slot).filter(|cell| cell.generation == conn.generation && !matches!(cell.stage, Stage::Vacant))
+    }
+
+    #[must_use]
+    pub fn get_mut(&mut self, conn: ConnId) -> Option<&mut Cell> {
+        self.cells.get_mut(conn.slot).filter(|cell| cell.generation == conn.generation && !matches!(cell.stage, Stage::Vacant))
+    }
+
+    /// The connection now in a slot.
+    #[must_use]
+    pub fn at(&self, slot: u32) -> Option<ConnId> {
+        let cell = self.cells.get(slot)?;
+        (!matches!(cell.stage, Stage::Vacant)).then_some(ConnId { slot, generation: cell.generation })
+    }
+
+    /// Slots there have ever been.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.cells.len()
+    }
+
+    /// Connections open now.
+    #[must_use]
+    pub const fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Bytes waiting on all connections.
+    #[must_use]
+    pub const fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// Queues a frame that no policy may drop. `Full` means that the peer reads nothing and keeps asking: close it.
+    pub fn reply(&mut self, conn: ConnId, bytes: impl Into<crate::base::Blob>) -> Queued {
+        if self.get(conn).is_none() {
+            return Queued::Yes;
+        }
+        let frame = Frame::reply(bytes);
+        if !self.admits(conn.slot, &frame, REPLY_BYTES_MAX) {
+            return Queued::Full;
+        }
+        self.queue_frame(conn.slot, frame);
+        Queued::Yes
+    }
+
+    /// Whether a publication's frame may be queued: while the socket takes bytes any may, since the queue then only gathers shared
+    /// frames until the flush; a blocked one has a bound.
+    #[must_use]
+    pub fn admits(&self, slot: u32, frame: &Frame, bytes_max: usize) -> bool {
+        let queue = self.cells.get(slot).map_or(NO_QUEUE, |cell| cell.queue);
+        self.queues.get(queue as usize).is_none_or(|queue| !queue.blocked || queue.admits(frame.blob.len(), bytes_max))
+    }
+
+    /// Queues a frame that [`Connections::admits`].
+    pub fn deliver(&mut self, slot: u32, frame: Frame) {
+        self.queue_frame(slot, frame);
+    }
+
+    /// The queue of a connection that has one.
+    pub fn queue_of(&mut self, slot: u32) -> Option<&mut SendQueue> {
+        let queue = self.cells.get(slot)?.queue;
+        self.queues.get_mut(queue as usize)
+    }
+
+    /// Whether the kernel has refused bytes of the connection and not taken more since.
+    #[must_use]
+    pub fn blocked(&self, slot: u32) -> bool {
+        let queue = self.cells.get(slot).map_or(NO_QUEUE, |cell| cell.queue);
+        self.queues.get(queue as usize).is_some_and(|queue| queue.blocked)
+    }
+
+    /// Runs a change of a connection's queue and keeps the total right.
+    pub fn change_queue<R>(&mut self, slot: u32, change: impl FnOnce(&mut SendQueue) -> R) -> Option<R> {
+        let queue = self.queue_of(slot)?;
+        let before = queue.bytes();
+        let result = change(queue);
+        let after = queue.bytes();
+        self.queued_bytes = self.queued_bytes + after - before;
+        Some(result)
+    }
+
+    /// The kernel took only part of the last send.
+    pub fn taken(&mut self, conn: ConnId, frames: Frames, skip: u32, taken: u32) {
+        if self.get(conn).is_none() {
+            return;
+        }
+        self.ensure_queue(conn.slot);
+        self.change_queue(conn.slot, |queue| {
+            queue.put_back(frames, skip, taken);
+            queue.blocked = true;
+        });
+    }
+
+    /// There is room again: what waits goes out with the next flush.
+    pub fn writable(&mut self, conn: ConnId) {
+        if self.get(conn).is_none() {
+            return;
+        }
+        let Some(queue) = self.queue_of(conn.slot) else { return };
+        queue.blocked = false;
+        if !std::mem::replace(&mut queue.dirty, true) {
+            self.dirty.push(conn.slot);
+        }
+    }
+
+    /// Asks the shell to close the connection now; what waits is lost.
+    pub fn abort(&mut self, conn: ConnId) {
+        self.close(conn, CloseHow::Abort);
+    }
+
+    /// Closes the connection when everything queued for it has been taken by the kernel.
+    pub fn end(&mut self, conn: ConnId) {
+        let Some(cell) = self.get_mut(conn) else { return };
+        if !matches!(cell.stage, Stage::Closing) {
+            cell.stage = Stage::Closing;
+            self.ending.push(conn);
+        }
+    }
+
+    /// Whether a connection can be closed at the next flush.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ending.iter().any(|conn| self.is_flushed(conn.slot))
+    }
+
+    fn close(&mut self, conn: ConnId, how: CloseHow) {
+        if self.get(conn).is_some() {
+            self.outputs.push_back(Output::Close { conn, how });
+            self.vacate(conn);
+        }
+    }
+
+    /// Forgets a connection that the shell is closing by itself.
+    pub fn vacate(&mut self, conn: ConnId) {
+        let Some(cell) = self.get_mut(conn) else { return };
+        cell.stage = Stage::Vacant;
+        self.release_queue(conn.slot);
+        self.live -= 1;
+    }
+
+    /// Whether nothing waits and nothing was refused: a close now would lose nothing.
+    #[must_use]
+    pub fn is_flushed(&self, slot: u32) -> bool {
+        self.cells.get(slot).is_none_or(|cell| cell.queue == NO_QUEUE)
+    }
+
+    pub fn output(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// One send for every connection with something to send and no refusal pending. Returns the number of sends.
+    pub fn flush(&mut self) -> usize {
+        self.close_ended();
+        let mut sends = 0;
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..) {
+            sends += usize::from(self.flush_one(slot));
+        }
+        self.dirty = dirty;
+        sends
+    }
+
+    /// A connection without a queue before this flush had its last frame taken: a refusal would have come back by now.
+    fn close_ended(&mut self) {
+        let mut ending = std::mem::take(&mut self.ending);
+        ending.retain(|&conn| {
+            let flushed = self.is_flushed(conn.slot);
+            if flushed {
+                self.close(conn, CloseHow::Linger);
+            }
+            !flushed && self.get(conn).is_some()
+        });
+        self.ending = ending;
+    }
+
+    fn flush_one(&mut self, slot: u32) -> bool {
+        let Some(conn) = self.at(slot) else { return false };
+        let Some(queue) = self.queue_of(slot).filter(|queue| !queue.blocked) else { return false };
+        queue.dirty = false;
+        let bytes = queue.bytes();
+        let taken = queue.take();
+        self.queued_bytes -= bytes;
+        self.release_queue(slot);
+        let Some((frames, skip)) = taken else { return false };
+        self.outputs.push_back(Output::Send { conn, frames, skip });
+        true
+    }
+
+    fn queue_frame(&mut self, slot: u32, frame: Frame) {
+        self.ensure_queue(slot);
+        let bytes = frame.blob.len();
+        let Some(queue) = self.queue_of(slot) else { return };
+        queue.push(frame);
+        let fresh = !queue.blocked && !std::mem::replace(&mut queue.dirty, true);
+        self.queued_bytes += bytes;
+        if fresh {
+            self.dirty.push(slot);
+        }
+    }
+
+    fn ensure_queue(&mut self, slot: u32) {
+        let Some(cell) = self.cells.get_mut(slot) else { return };
+        if cell.queue != NO_QUEUE {
+            return;
+        }
+        cell.queue = self.free_queues.pop().unwrap_or_else(|| {
+            self.queues.push(SendQueue::default());
+            u32::try_from(self.queues.len() - 1).unwrap_or(NO_QUEUE)
+        });
+    }
+
+    fn release_queue(&mut self, slot: u32) {
+        let Some(cell) = self.cells.get_mut(slot) else { return };
+        let index = std::mem::replace(&mut cell.queue, NO_QUEUE);
+        let Some(queue) = self.queues.get_mut(index as usize) else { return };
+        self.queued_bytes -= queue.bytes();
+        queue.reset(SPARE_FRAMES_MAX);
+        self.free_queues.push(index);
+    }
+}

@@ -1,0 +1,179 @@
+//! Publications to subscribers: encoded once per audience, handed out in slices.
+//!
+//! This loop is the product. A slice walks the channel's groups; every subscriber of a group gets a count of the same bytes,
+//! unless it already has part of the run. What a subscriber's full queue or finished poll asks for is done after the slice, so
+//! that no entry moves under the cursor.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shard;
+use super::audience::Audience;
+use super::connections::Connections;
+use super::encode::Encoder;
+use crate::base::{Blob, Frame, FrameTag, Key, Now};
+use crate::hub::local::{Cursor, Entry, NO_SUBSCRIPTION, Run};
+use crate::hub::{ChannelName, Publication};
+use crate::metrics::TransportKind;
+
+/// What a call of [`Shard::fan_out`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FanOut {
+    /// Frames handed to connections.
+    pub sends: u32,
+    /// Whether there is more to hand out now.
+    pub more: bool,
+}
+
+/// What a slice leaves to do.
+#[derive(Debug, Default)]
+pub(super) struct Aftermath {
+    /// Connections whose queue refused the frame.
+    full: Vec<(u32, Frame)>,
+    /// Subscriptions that get bytes of their own.
+    single: Vec<u32>,
+    /// Connections whose poll the run has answered.
+    answered: Vec<u32>,
+}
+
+impl Shard {
+    /// Hands out queued publications, at most `sends_max` frames.
+    pub fn fan_out(&mut self, sends_max: u32, now: Now) -> FanOut {
+        self.run_loopback(now);
+        let mut left = sends_max;
+        while left > 0 {
+            let Some(channel) = self.local.next_active(now.monotonic) else { break };
+            left = left.saturating_sub(self.fan_out_channel(channel, left, now).max(1));
+            self.run_loopback(now);
+        }
+        FanOut { sends: sends_max - left, more: self.local.has_active() }
+    }
+
+    fn fan_out_channel(&mut self, channel: Key, sends_max: u32, now: Now) -> u32 {
+        let Some(mut cursor) = self.local.open(channel) else { return 0 };
+        let name = self.local.channel_of(channel).clone();
+        let mut aftermath = std::mem::take(&mut self.aftermath);
+        let (bytes_max, _) = self.options.slow_consumer(&name);
+        let sends = self.advance(channel, bytes_max, &mut cursor, sends_max, &mut aftermath);
+        let run = cursor.run.clone();
+        if cursor.group < self.local.groups(channel).len() {
+            self.local.suspend(channel, cursor);
+        } else {
+            let window = self.coalesce_window(&name);
+            self.local.finish(channel, window, now.monotonic);
+        }
+        self.settle(&name, &run, &mut aftermath, now);
+        self.aftermath = aftermath;
+        sends
+    }
+
+    /// Moves the cursor over at most `sends_max` entries.
+    fn advance(&mut self, channel: Key, bytes_max: usize, cursor: &mut Cursor, sends_max: u32, aftermath: &mut Aftermath) -> u32 {
+        let mut visited = 0;
+        while let Some(group) = self.local.groups(channel).get_mut(cursor.group) {
+            let audience = self.audiences.get(group.audience);
+            let end = group.entries.len().min(cursor.index + (sends_max - visited) as usize);
+            let slice = &mut group.entries[cursor.index..end];
+            visited += u32::try_from(slice.len()).unwrap_or(u32::MAX);
+            match &cursor.run {
+                Run::Publications(run) if !audience.single => {
+                    let mut encoder =
+                        Encoder { deflater: &mut self.deflater, deflate_bytes_min: self.options.ws.deflate_bytes_min };
+                    let blob = cursor.blob.get_or_insert_with(|| encoder.run(audience, run).into());
+                    let shared = Shared { audience, run, blob, bytes_max };
+                    let delivered = shared.hand_out(slice, &mut self.connections, &mut encoder, aftermath);
+                    self.metrics.deliveries[audience.kind().index()] += delivered;
+                }
+                Run::Publications(_) | Run::Lost(_) => aftermath.single.extend(slice.iter().map(|entry| entry.subscription)),
+            }
+            cursor.index = end;
+            if end == group.entries.len() {
+                (cursor.group, cursor.index, cursor.blob) = (cursor.group + 1, 0, None);
+            }
+            if visited == sends_max {
+                break;
+            }
+        }
+        visited
+    }
+
+    /// Does what the slice could not do under the cursor.
+    fn settle(&mut self, name: &ChannelName, run: &Run, aftermath: &mut Aftermath, now: Now) {
+        for (slot, frame) in aftermath.full.drain(..) {
+            self.slow_consumer(slot, frame, name, now);
+        }
+        for index in aftermath.single.drain(..) {
+            let Some((subscription, _)) = self.local.subscription_at(index) else { continue };
+            self.deliver_single(subscription, run, now);
+        }
+        for slot in aftermath.answered.drain(..) {
+            let Some(conn) = self.connections.at(slot) else { continue };
+            self.poll_shared(conn, now);
+        }
+    }
+
+    pub(super) fn coalesce_window(&self, name: &ChannelName) -> Duration {
+        self.options.hub.namespace(name.as_str()).map_or(Duration::ZERO, |namespace| namespace.coalesce)
+    }
+}
+
+/// One run for one audience.
+struct Shared<'a> {
+    audience: &'a Audience,
+    run: &'a [Arc<Publication>],
+    blob: &'a Blob,
+    bytes_max: usize,
+}
+
+impl Shared<'_> {
+    /// Queues the run for every entry that has not had it. Returns the publications delivered.
+    fn hand_out(
+        &self,
+        entries: &mut [Entry],
+        connections: &mut Connections,
+        encoder: &mut Encoder<'_>,
+        aftermath: &mut Aftermath,
+    ) -> u64 {
+        let (Some(first), Some(last)) = (self.run.first(), self.run.last()) else { return 0 };
+        let (first, last) = (first.position.offset, last.position.offset);
+        let is_poll = self.audience.kind() == TransportKind::Poll;
+        let count = u32::try_from(self.run.len()).unwrap_or(u32::MAX);
+        let key = conflation_key(self.run);
+        let mut delivered = 0;
+        for entry in entries {
+            if entry.live_after >= last || entry.subscription == NO_SUBSCRIPTION {
+                continue;
+            }
+            let (blob, count) =
+                if entry.live_after < first { (self.blob.clone(), count) } else { self.rest_of(entry.live_after, encoder) };
+            entry.live_after = last;
+            delivered += u64::from(count);
+            let tag = FrameTag { subscription: entry.subscription, count, key, offset: last };
+            let frame = Frame { blob, tag };
+            if connections.admits(entry.slot, &frame, self.bytes_max) {
+                connections.deliver(entry.slot, frame);
+            } else {
+                aftermath.full.push((entry.slot, frame));
+            }
+            if is_poll {
+                aftermath.answered.push(entry.slot);
+            }
+        }
+        delivered
+    }
+
+    /// What a subscriber that joined in the middle of the run has not had.
+    fn rest_of(&self, after: u64, encoder: &mut Encoder<'_>) -> (Blob, u32) {
+        let rest = &self.run[self.run.partition_point(|publication| publication.position.offset <= after)..];
+        (encoder.run(self.audience, rest).into(), u32::try_from(rest.len()).unwrap_or(u32::MAX))
+    }
+}
+
+/// The key under which a frame of one publication may replace an older one; never 0.
+fn conflation_key(run: &[Arc<Publication>]) -> u32 {
+    let [publication] = run else { return 0 };
+    let Some(key) = publication.extension.as_ref().and_then(|extension| extension.key.as_deref()) else { return 0 };
+    let hash = ahash::RandomState::with_seeds(5, 6, 7, 8).hash_one(key);
+    (hash as u32).max(1)
+}

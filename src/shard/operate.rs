@@ -1,0 +1,183 @@
+//! What operators ask and order: health, metrics, drain.
+
+use std::time::Duration;
+
+use super::Shard;
+use super::reply::Facts;
+use super::stage::Stage;
+use crate::base::{ConnId, Nanos, Now, ShardId};
+use crate::http::head::Head;
+use crate::http::problem::Problem;
+use crate::http::response::Response;
+use crate::hub::Message;
+use crate::metrics::Snapshot;
+use crate::protocol::codes::Disconnect;
+
+/// Connections told to go per step of a drain.
+const DRAIN_STEP: Duration = Duration::from_millis(100);
+/// Share of the drain time in which connections are told to go; the rest is left for them to say goodbye.
+const DRAIN_SHARE: f64 = 0.6;
+
+/// How long the workers have to send their counters.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A request for metrics, while the workers' counters come in.
+#[derive(Debug)]
+pub struct Scrape {
+    facts: Facts,
+    owed: u16,
+    total: Snapshot,
+    /// Bytes of the next request, which the client sent ahead.
+    pub carry: Vec<u8>,
+}
+
+/// A drain under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    /// Slots below this have been told.
+    next_slot: u32,
+    slots_per_step: u32,
+    next_step: Nanos,
+    deadline: Nanos,
+}
+
+impl Shard {
+    /// Starts to finish: no request is kept alive, and every connection is told to go, spread over most of the drain time.
+    pub fn drain(&mut self, now: Now) {
+        if self.draining.is_some() {
+            return;
+        }
+        let timeout = self.options.server.drain_timeout;
+        let steps = (timeout.as_secs_f64() * DRAIN_SHARE / DRAIN_STEP.as_secs_f64()).max(1.0);
+        let slots_per_step = (f64::from(self.connections.slots()) / steps).ceil() as u32;
+        self.draining = Some(Drain {
+            next_slot: 0,
+            slots_per_step: slots_per_step.max(1),
+            next_step: now.monotonic,
+            deadline: now.monotonic + timeout,
+        });
+    }
+
+    /// Whether a drain has nothing left to wait for.
+    #[must_use]
+    pub fn is_drained(&self, now: Now) -> bool {
+        self.draining.is_some_and(|drain| self.connections.live() == 0 || drain.deadline <= now.monotonic)
+    }
+
+    pub(super) fn drain_deadline(&self) -> Option<Nanos> {
+        self.draining.map(|drain| if drain.next_slot < self.connections.slots() { drain.next_step } else { drain.deadline })
+    }
+
+    pub(super) fn continue_drain(&mut self, now: Now) {
+        let Some(mut drain) = self.draining.filter(|drain| drain.next_step <= now.monotonic) else { return };
+        let end = self.connections.slots().min(drain.next_slot.saturating_add(drain.slots_per_step));
+        for slot in drain.next_slot..end {
+            if let Some(conn) = self.connections.at(slot) {
+                self.tell_to_go(conn, now);
+            }
+        }
+        drain.next_slot = end;
+        drain.next_step = now.monotonic + DRAIN_STEP;
+        self.draining = Some(drain);
+    }
+
+    fn tell_to_go(&mut self, conn: ConnId, now: Now) {
+        match self.connections.get(conn).map(|cell| &cell.stage) {
+            Some(Stage::WebSocket(_)) => {
+                let (code, reason) = (Disconnect::Shutdown.number(), Disconnect::Shutdown.reason());
+                self.close_websocket(conn, code, reason, now);
+            }
+            Some(Stage::Stream(_)) => self.close_with(conn, Disconnect::Shutdown, now),
+            Some(Stage::Poll(_)) => self.poll_expired(conn, now),
+            Some(Stage::Head(None)) => self.end(conn, now),
+            // Requests under way are answered; their connections close with the answer.
+            Some(Stage::Head(Some(_)) | Stage::Body(_) | Stage::Waiting(_) | Stage::Scrape(_) | Stage::Closing | Stage::Vacant)
+            | None => {}
+        }
+    }
+
+    pub(super) fn answer_live(&mut self, conn: ConnId, facts: &Facts, now: Now) {
+        self.respond(conn, facts, Response::json(200, "{\"live\":true}").with("Cache-Control", "no-store"), now);
+    }
+
+    pub(super) fn answer_ready(&mut self, conn: ConnId, facts: &Facts, now: Now) {
+        if self.draining.is_some() {
+            return self.refuse(conn, facts, &Problem::unavailable("draining", 1), now);
+        }
+        self.respond(conn, facts, Response::json(200, "{\"ready\":true}").with("Cache-Control", "no-store"), now);
+    }
+
+    pub(super) fn answer_playground(&mut self, conn: ConnId, facts: &Facts, now: Now) {
+        let page = crate::admin::playground(&self.options.server.door_prefix, &self.options.server.api_key);
+        let response = Response::new(200, "text/html; charset=utf-8", page).with("Cache-Control", "no-store");
+        self.respond(conn, facts, response, now);
+    }
+
+    /// `GET /metrics`: asks every worker for its counters.
+    pub(super) fn open_metrics(&mut self, conn: ConnId, head: &Head, facts: Facts, now: Now) {
+        let server = &self.options.server;
+        if !server.internal_listener && !server.loopback && !self.shows_key(head) {
+            return self.refuse(conn, &facts, &Problem::unauthorized(server.api_key.is_empty()), now);
+        }
+        let scrape = Scrape { facts, owed: self.shards, total: Snapshot::default(), carry: Vec::new() };
+        self.set_stage(conn, Stage::Scrape(Box::new(scrape)));
+        self.timers.set(conn.slot, now.monotonic + SCRAPE_TIMEOUT);
+        for worker in 0..self.shards {
+            self.outbox.push(ShardId(worker), Message::Scrape { request: conn });
+        }
+    }
+
+    /// Another worker wants this one's counters.
+    pub(super) fn scrape(&mut self, from: ShardId, request: ConnId) {
+        let snapshot = Box::new(self.snapshot());
+        self.outbox.push(from, Message::Scraped { request, snapshot });
+    }
+
+    /// A worker has sent its counters.
+    pub(super) fn scraped(&mut self, request: ConnId, snapshot: &Snapshot, now: Now) {
+        let Some(Stage::Scrape(scrape)) = self.connections.get_mut(request).map(|cell| &mut cell.stage) else { return };
+        scrape.total.merge(snapshot);
+        scrape.owed = scrape.owed.saturating_sub(1);
+        if scrape.owed == 0 {
+            self.answer_metrics(request, now);
+        }
+    }
+
+    /// All workers have answered.
+    fn answer_metrics(&mut self, conn: ConnId, now: Now) {
+        let Some(Stage::Scrape(scrape)) = self.take_stage(conn) else { return };
+        let text = scrape.total.render(self.draining.is_some());
+        self.respond(conn, &scrape.facts, Response::new(200, "text/plain; version=0.0.4; charset=utf-8", text), now);
+        self.continue_with(conn, scrape.carry);
+    }
+
+    /// A worker has not answered in time: half the truth is worse than none.
+    pub(super) fn scrape_expired(&mut self, conn: ConnId, now: Now) {
+        let Some(Stage::Scrape(scrape)) = self.take_stage(conn) else { return };
+        self.refuse(conn, &scrape.facts, &Problem::unavailable("a worker did not send its counters in time", 1), now);
+        self.continue_with(conn, scrape.carry);
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            counters: self.metrics.clone(),
+            subscriptions: self.local.subscriptions() as u64,
+            channels: self.home.channels() as u64,
+            position_records: self.home.position_records() as u64,
+            history_bytes: self.home.history_bytes() as u64,
+            send_queue_bytes: self.connections.queued_bytes() as u64,
+            timers: self.timers.len() as u64,
+        }
+    }
+
+    /// A subscriber or WebSocket is going, with this code.
+    pub(super) fn disconnected(&mut self, conn: ConnId, code: u16) {
+        let Some(cell) = self.connections.get(conn) else { return };
+        let transport = match &cell.stage {
+            Stage::WebSocket(_) | Stage::Stream(_) | Stage::Poll(_) => cell.stage.kind().label(),
+            _ => return,
+        };
+        tracing::debug!(%conn, peer = %cell.peer(), transport, code, "disconnected");
+        self.metrics.disconnects.two(transport, code);
+    }
+}

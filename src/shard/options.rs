@@ -1,0 +1,57 @@
+//! What a shard is configured with.
+
+use std::time::Duration;
+
+use crate::hub::{ChannelName, SlowConsumer};
+
+/// Everything a shard is configured with; immutable, shared between workers, replaced whole on reload.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub server: ServerOptions,
+    pub http: crate::http::Options,
+    pub ws: crate::ws::Options,
+    pub transport: crate::transport::Options,
+    pub hub: crate::hub::Options,
+    pub proxy: crate::proxy::Options,
+}
+
+/// What concerns the doors as a whole.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    pub development: bool,
+    /// Prefix of every door, without a trailing slash; empty for none.
+    pub door_prefix: String,
+    /// Empty: publishing over HTTP is refused.
+    pub api_key: String,
+    /// Whether API, metrics and health live only on the internal listener.
+    pub internal_listener: bool,
+    /// Whether the public listener is bound to loopback only (then `/metrics` needs no key).
+    pub loopback: bool,
+    /// `[echo] enabled`.
+    pub echo: bool,
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            development: false,
+            door_prefix: String::new(),
+            api_key: String::new(),
+            internal_listener: false,
+            loopback: true,
+            echo: false,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Options {
+    /// Bytes that may wait on a connection for publications of the channel, and what happens above that.
+    #[must_use]
+    pub fn slow_consumer(&self, channel: &ChannelName) -> (usize, SlowConsumer) {
+        self.hub
+            .namespace(channel.as_str())
+            .map_or((0, SlowConsumer::Disconnect), |namespace| (namespace.queue_bytes_max, namespace.slow_consumer))
+    }
+}

@@ -1,0 +1,133 @@
+//! Polls: a request that is answered with what is there, or waits until something comes.
+
+use super::Shard;
+use super::reply::Facts;
+use super::stage::Stage;
+use crate::base::{ConnId, Nanos, Now, StreamPosition};
+use crate::hub::{Answer, ChannelName, Gap, Outcome, Publication, token};
+use crate::metrics::TransportKind;
+use crate::protocol::plain::item;
+use crate::protocol::plain::request::SubscribeRequest;
+use crate::transport::poll;
+
+/// A poll that has not been answered.
+#[derive(Debug)]
+pub struct Poll {
+    pub facts: Facts,
+    /// When it is answered at the latest.
+    deadline: Nanos,
+    /// Channels whose home has not answered.
+    owed: usize,
+    /// Items so far, each one JSON.
+    items: Vec<Vec<u8>>,
+    /// Where each channel's next poll goes on; in request order.
+    positions: Vec<(ChannelName, Option<StreamPosition>)>,
+    /// Whether "nothing new" is said by 304: the position came from `If-None-Match`.
+    not_modified: bool,
+    /// Bytes of the next request, which the client sent ahead.
+    pub carry: Vec<u8>,
+}
+
+impl Poll {
+    #[must_use]
+    pub fn new(facts: Facts, request: &SubscribeRequest, deadline: Nanos) -> Self {
+        Self {
+            facts,
+            deadline,
+            owed: request.channels.len(),
+            items: Vec::new(),
+            positions: request.channels.iter().map(|channel| (channel.clone(), None)).collect(),
+            not_modified: request.if_none_match,
+            carry: Vec::new(),
+        }
+    }
+
+    fn advance(&mut self, channel: &ChannelName, position: StreamPosition) {
+        if let Some((_, place)) = self.positions.iter_mut().find(|(name, _)| name == channel) {
+            *place = Some(position);
+        }
+    }
+
+    fn gap(&mut self, channel: &ChannelName, gap: &Gap) {
+        let mut text = Vec::new();
+        item::gap(&mut text, channel, gap);
+        self.items.push(text);
+    }
+
+    fn publication(&mut self, publication: &Publication) {
+        let mut text = Vec::new();
+        item::publication(&mut text, publication);
+        self.items.push(text);
+        self.advance(&publication.channel, publication.position);
+    }
+}
+
+impl Shard {
+    /// Adds what a home (or this worker's own memory of the channel) has answered.
+    pub(super) fn poll_items(&mut self, conn: ConnId, channel: &ChannelName, answer: &Answer) {
+        let Some(Stage::Poll(poll)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
+        poll.owed = poll.owed.saturating_sub(1);
+        // Behind the page if there is one; a look says where the channel is.
+        poll.advance(channel, answer.from);
+        if let Outcome::Gap(gap) = &answer.outcome {
+            poll.gap(channel, gap);
+        }
+        for publication in &answer.page {
+            poll.publication(publication);
+        }
+        self.metrics.deliveries[TransportKind::Poll.index()] += answer.page.len() as u64;
+    }
+
+    /// Adds a live publication or a loss to a poll of several channels.
+    pub(super) fn poll_live(
+        &mut self,
+        conn: ConnId,
+        publications: &[std::sync::Arc<Publication>],
+        lost: Option<(&ChannelName, &Gap)>,
+    ) {
+        let Some(Stage::Poll(poll)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
+        for publication in publications {
+            poll.publication(publication);
+        }
+        if let Some((channel, gap)) = lost {
+            poll.gap(channel, gap);
+            poll.advance(channel, StreamPosition { offset: gap.next.offset - 1, ..gap.next });
+        }
+    }
+
+    /// Answers the poll if it need not wait any longer.
+    pub(super) fn poll_answered(&mut self, conn: ConnId, now: Now) {
+        let Some(Stage::Poll(poll)) = self.connections.get(conn).map(|cell| &cell.stage) else { return };
+        let ready = !poll.items.is_empty() || poll.deadline <= now.monotonic || poll.facts.head_only;
+        if poll.owed == 0 && ready {
+            self.answer_poll(conn, now);
+        }
+    }
+
+    /// The poll's time is up (or its homes have not answered in time): what there is goes out.
+    pub(super) fn poll_expired(&mut self, conn: ConnId, now: Now) {
+        self.answer_poll(conn, now);
+    }
+
+    fn answer_poll(&mut self, conn: ConnId, now: Now) {
+        self.leave_all(conn);
+        let Some(Stage::Poll(poll)) = self.take_stage(conn) else { return };
+        let Poll { facts, items, positions, not_modified, carry, .. } = *poll;
+        let token = token::write(&positions);
+        let keep = facts.keep_alive && self.draining.is_none();
+        let answer = poll::Answer { items: &items, token: &token, not_modified };
+        let (status, bytes) = poll::response(answer, &facts.cors, facts.http11, keep, facts.head_only);
+        self.count_request(&facts, status);
+        self.finish_response(conn, bytes, keep, now);
+        self.continue_with(conn, carry);
+    }
+
+    /// A poll of one channel has been answered by the bytes that every such poll of it got.
+    pub(super) fn poll_shared(&mut self, conn: ConnId, now: Now) {
+        self.leave_all(conn);
+        let Some(Stage::Poll(poll)) = self.take_stage(conn) else { return };
+        self.count_request(&poll.facts, 200);
+        self.next_request(conn, poll.facts.keep_alive, now);
+        self.continue_with(conn, poll.carry);
+    }
+}

@@ -1,0 +1,59 @@
+//! What a connection is doing: exactly one of these at any time.
+//!
+//! ```text
+//!            ┌────────────── keep-alive ───────────────┐
+//!            ▼                                         │
+//!   Head ──▶ Body ──▶ Waiting (other workers) ─────────┤
+//!    │  └──▶ Poll (until something comes) ─────────────┘
+//!    ├─────▶ Stream (event stream, NDJSON) ────────────┐
+//!    └─────▶ WebSocket ────────────────────────────────┴──▶ Closing ──▶ Vacant
+//! ```
+//!
+//! An idle WebSocket or stream lives in the cell itself; what only an active connection needs is boxed.
+
+use super::body::Collect;
+use super::operate::Scrape;
+use super::poll::Poll;
+use super::publish::Waiting;
+use super::stream::Stream;
+use super::websocket::WebSocket;
+use crate::http::head::HeadReader;
+use crate::metrics::TransportKind;
+
+/// The stage of a connection.
+#[derive(Debug, Default)]
+pub enum Stage {
+    /// Nobody is here.
+    #[default]
+    Vacant,
+    /// Between requests, or inside a request's head.
+    Head(Option<Box<HeadReader>>),
+    /// Inside the body of a request that one of our doors answers.
+    Body(Box<Collect>),
+    /// A request whose answer other workers owe.
+    Waiting(Box<Waiting>),
+    /// A request for metrics, which every worker owes a part of.
+    Scrape(Box<Scrape>),
+    /// A poll that is answered when something comes or its time is up.
+    Poll(Box<Poll>),
+    /// An event stream or NDJSON stream.
+    Stream(Stream),
+    WebSocket(WebSocket),
+    /// Everything is said; the connection goes when the last byte has been taken.
+    Closing,
+}
+
+impl Stage {
+    /// How metrics name the connection.
+    #[must_use]
+    pub fn kind(&self) -> TransportKind {
+        match self {
+            Self::WebSocket(_) => TransportKind::WebSocket,
+            Self::Stream(stream) => stream.kind,
+            Self::Poll(_) => TransportKind::Poll,
+            Self::Vacant | Self::Head(_) | Self::Body(_) | Self::Waiting(_) | Self::Scrape(_) | Self::Closing => {
+                TransportKind::Http
+            }
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! The channel doors: from a request to subscriptions, and from the homes' answers to items.
+
+use std::time::Duration;
+
+use super::Shard;
+use super::audience::{Audience, Shape};
+use super::encode::{self, Encoder};
+use super::poll::Poll;
+use super::reply::Facts;
+use super::stage::Stage;
+use super::stream::Stream;
+use super::websocket::{Door, WebSocket};
+use crate::base::{ConnId, Key, Now, ShardId};
+use crate::http::head::{Head, Method, Version};
+use crate::http::problem::Problem;
+use crate::hub::local::{Left, NO_SUBSCRIPTION, Phase};
+use crate::hub::{Access, Answer, AudienceId, ChannelName, Message, Outcome, Start, Subscribe, home_of};
+use crate::protocol::codes::Disconnect;
+use crate::protocol::plain::item;
+use crate::protocol::plain::request::{Format, SubscribeRequest, Transport};
+use crate::transport::event_stream;
+use crate::transport::stream::{self, StreamKind};
+use crate::ws::frame::Decoder;
+use crate::ws::handshake::{UpgradeRequest, negotiate};
+
+/// How long a poll that need not wait is given for its homes' answers.
+const HOME_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Shard {
+    /// `GET` or `HEAD` on a channel door.
+    pub(super) fn open_channels(&mut self, conn: ConnId, name: Option<&str>, head: &Head, facts: Facts, now: Now) {
+        let wait_max = self.options.transport.poll_wait_max;
+        let request = match SubscribeRequest::parse(name, head.query(), &|field| head.header(field), wait_max) {
+            Ok(request) => request,
+            Err(error) => return self.refuse(conn, &facts, &error.problem(), now),
+        };
+        let key = self.shows_key(head);
+        let denied = request.channels.iter().find(|channel| !self.may_subscribe(channel, key)).cloned();
+        match (request.transport, denied) {
+            (Transport::WebSocket, denied) => self.open_websocket(conn, head, &request, denied.is_some(), facts, now),
+            (_, Some(channel)) => {
+                let detail = format!("channel {channel} may not be subscribed to here: set allow_subscribe in its namespace");
+                self.refuse(conn, &facts, &Problem::forbidden(detail), now);
+            }
+            (Transport::EventStream, None) => self.open_stream(conn, &request, StreamKind::EventStream, facts, now),
+            (Transport::NdJson, None) => self.open_stream(conn, &request, StreamKind::NdJson, facts, now),
+            (Transport::Poll { wait }, None) => self.open_poll(conn, &request, wait, facts, now),
+        }
+    }
+
+    fn may_subscribe(&self, channel: &ChannelName, key: bool) -> bool {
+        self.options.hub.namespace(channel.as_str()).is_some_and(|namespace| match namespace.allow_subscribe {
+            Access::Anyone => true,
+            Access::Key => key,
+            Access::Nobody => false,
+        })
+    }
+
+    fn open_websocket(&mut self, conn: ConnId, head: &Head, request: &SubscribeRequest, denied: bool, facts: Facts, now: Now) {
+        let door = if request.format == Format::Raw { Door::PlainRaw } else { Door::PlainJson };
+        let Some(audience) = self.become_websocket(conn, head, door, request.format, &facts, now) else { return };
+        if denied {
+            // A browser cannot see the status of a refused upgrade; a close code it can.
+            self.close_websocket(conn, Disconnect::PermissionDenied.number(), Disconnect::PermissionDenied.reason(), now);
+        } else {
+            self.join_all(conn, request, audience);
+        }
+    }
+
+    /// `GET /echo`.
+    pub(super) fn open_echo(&mut self, conn: ConnId, head: &Head, facts: Facts, now: Now) {
+        self.become_websocket(conn, head, Door::Echo, Format::Raw, &facts, now);
+    }
+
+    /// Answers the handshake; `None` where it is refused.
+    fn become_websocket(
+        &mut self,
+        conn: ConnId,
+        head: &Head,
+        door: Door,
+        format: Format,
+        facts: &Facts,
+        now: Now,
+    ) -> Option<AudienceId> {
+        let accepted = match negotiate(&upgrade_request(head), &self.options.ws, &[]) {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                self.refuse(conn, facts, &Problem::handshake(error.status(), &error.to_string()), now);
+                return None;
+            }
+        };
+        let deflate = accepted.deflate.map(|deflate| deflate.window_bits);
+        let audience =
+            self.intern(conn, Audience { transport: Shape::WebSocket { deflate }, format, single: false }, facts, now)?;
+        self.count_request(facts, 101);
+        let mut response = Vec::with_capacity(192);
+        accepted.write_response(&mut response);
+        self.say(conn, response);
+        let key = self.shows_key(head);
+        self.set_stage(
+            conn,
+            Stage::WebSocket(WebSocket {
+                decoder: Decoder::server(),
+                door,
+                deflate,
+                awaiting_pong: false,
+                close_sent: false,
+                key,
+                publishes: None,
+            }),
+        );
+        self.timers.set(conn.slot, now.monotonic + self.options.ws.ping_interval);
+        Some(audience)
+    }
+
+    fn open_stream(&mut self, conn: ConnId, request: &SubscribeRequest, kind: StreamKind, facts: Facts, now: Now) {
+        let mut bytes = stream::head(kind, facts.http11, &facts.cors);
+        if facts.head_only {
+            self.count_request(&facts, 200);
+            return self.finish_response(conn, bytes, false, now);
+        }
+        let single = request.channels.len() > 1 && kind == StreamKind::EventStream;
+        let transport = Shape::Stream { kind, chunked: facts.http11 };
+        let Some(audience) = self.intern(conn, Audience { transport, format: request.format, single }, &facts, now) else { return };
+        self.count_request(&facts, 200);
+        if kind == StreamKind::EventStream {
+            let mut opening = Vec::new();
+            event_stream::retry(&mut opening, self.retry());
+            bytes.extend_from_slice(&stream::content(opening, facts.http11));
+        }
+        self.say(conn, bytes);
+        let unanswered = single.then(|| request.starts().into());
+        self.set_stage(conn, Stage::Stream(Stream { kind: self.audiences.get(audience).kind(), audience, unanswered }));
+        self.timers.set(conn.slot, now.monotonic + self.options.transport.keep_alive_interval);
+        self.join_all(conn, request, audience);
+    }
+
+    fn open_poll(&mut self, conn: ConnId, request: &SubscribeRequest, wait: Duration, facts: Facts, now: Now) {
+        let keep = facts.keep_alive && self.draining.is_none();
+        let transport = Shape::Poll { cors: facts.cors.clone(), http11: facts.http11, keep };
+        let audience = Audience { transport, format: Format::Json, single: request.channels.len() > 1 };
+        let Some(audience) = self.intern(conn, audience, &facts, now) else { return };
+        let look = facts.head_only;
+        let deadline = now.monotonic + if look { Duration::ZERO } else { wait };
+        self.set_stage(conn, Stage::Poll(Box::new(Poll::new(facts, request, deadline))));
+        self.timers.set(conn.slot, deadline.max(now.monotonic + HOME_TIMEOUT));
+        for (channel, start) in request.starts() {
+            match self.local.answer_poll(&channel, start, now.monotonic).filter(|answer| !look && !answer.page.is_empty()) {
+                Some(answer) => self.poll_items(conn, &channel, &answer),
+                None => self.join(conn, &channel, start, audience, !look),
+            }
+        }
+        self.poll_answered(conn, now);
+    }
+
+    fn join_all(&mut self, conn: ConnId, request: &SubscribeRequest, audience: AudienceId) {
+        for (channel, start) in request.starts() {
+            self.join(conn, &channel, start, audience, true);
+        }
+    }
+
+    /// Asks the channel's home for a subscription; items follow when it has answered.
+    fn join(&mut self, conn: ConnId, channel: &ChannelName, start: Start, audience: AudienceId, interest: bool) {
+        let Some(cell) = self.connections.get_mut(conn) else { return };
+        let subscription = self.local.join(channel, conn, audience, start, cell.subscriptions);
+        cell.subscriptions = subscription.index;
+        let request = Subscribe { channel: channel.clone(), subscription, start, interest };
+        self.outbox.push(self.home(channel), Message::Subscribe(Box::new(request)));
+    }
+
+    fn intern(&mut self, conn: ConnId, audience: Audience, facts: &Facts, now: Now) -> Option<AudienceId> {
+        let id = self.audiences.intern(audience);
+        if id.is_none() {
+            self.refuse(conn, facts, &Problem::unavailable("too many kinds of receivers on this worker", 1), now);
+        }
+        id
+    }
+
+    pub(super) fn home(&self, channel: &ChannelName) -> ShardId {
+        home_of(channel, self.shards)
+    }
+
+    /// The home has answered a subscribe.
+    pub(super) fn subscribed(&mut self, subscription: Key, answer: &Answer, now: Now) {
+        let Some(phase) = self.local.answered(subscription, answer) else { return };
+        self.answered(subscription, answer, phase, true, now);
+    }
+
+    /// The home has answered a page request.
+    pub(super) fn paged(&mut self, subscription: Key, answer: &Answer, now: Now) {
+        let Some(phase) = self.local.answered(subscription, answer) else { return };
+        self.answered(subscription, answer, phase, false, now);
+    }
+
+    fn answered(&mut self, subscription: Key, answer: &Answer, phase: Phase, first: bool, now: Now) {
+        let Some(entry) = self.local.subscription(subscription) else { return };
+        let (conn, audience, start) = (entry.conn, entry.audience, entry.start);
+        let channel = self.local.channel_name(entry).clone();
+        if first {
+            self.count_resume(audience, start, answer);
+        }
+        let is_poll = match self.connections.get(conn).map(|cell| &cell.stage) {
+            Some(Stage::Poll(poll)) => Some(!poll.facts.head_only),
+            _ => None,
+        };
+        if let Some(interested) = is_poll {
+            if interested {
+                self.local.linger(subscription, now.monotonic);
+            }
+            self.poll_items(conn, &channel, answer);
+            return self.poll_answered(conn, now);
+        }
+        if matches!(phase, Phase::CatchingUp { .. }) {
+            self.catching_up.push(subscription);
+        }
+        let told = Told { conn, audience, subscription, first };
+        if !self.tell(told, &channel, start, answer) {
+            self.close_for_loss(conn, now);
+        }
+    }
+
+    /// Queues what an answer means to the subscriber. False where a gap cannot be said on this transport.
+    fn tell(&mut self, told: Told, channel: &ChannelName, start: Start, answer: &Answer) -> bool {
+        let Told { conn, audience, subscription, first } = told;
+        let audience = self.audiences.get(audience).clone();
+        let mut encoder = Encoder { deflater: &mut self.deflater, deflate_bytes_min: self.options.ws.deflate_bytes_min };
+        let Some(bytes) = encoder.answer(&audience, channel, start, answer, first) else { return false };
+        self.metrics.deliveries[audience.kind().index()] += answer.page.len() as u64;
+        let bytes = if audience.single {
+            self.forget_start(conn, channel);
+            encode::with_position(&audience, bytes, &self.positions_of(conn))
+        } else {
+            bytes
+        };
+        debug_assert!(self.local.subscription(subscription).is_some());
+        // Replay is bounded by its pages, one at a time, so no policy applies to it.
+        if !bytes.is_empty() {
+            self.say(conn, bytes);
+        }
+        true
+    }
+
+    fn count_resume(&mut self, audience: AudienceId, start: Start, answer: &Answer) {
+        let transport = self.audiences.get(audience).kind().label();
+        if let Outcome::Gap(gap) = answer.outcome {
+            self.metrics.gaps.one(item::reason(gap.reason));
+            self.metrics.resumes.two(transport, "gap");
+        } else if matches!(start, Start::After(_)) {
+            self.metrics.resumes.two(transport, "exact");
+        }
+    }
+
+    /// Catching-up subscriptions of a connection that has room again ask for their next page.
+    pub(super) fn catch_up_again(&mut self, conn: ConnId) {
+        let mut index = self.connections.get(conn).map_or(NO_SUBSCRIPTION, |cell| cell.subscriptions);
+        while index != NO_SUBSCRIPTION {
+            let Some((key, subscription)) = self.local.subscription_at(index) else { break };
+            index = subscription.next;
+            if matches!(self.local.phase(key), Some(Phase::CatchingUp { asked: false, .. })) {
+                self.catching_up.push(key);
+            }
+        }
+    }
+
+    /// After a flush: pages for those whose last one has left.
+    pub(super) fn ask_for_pages(&mut self) {
+        for subscription in std::mem::take(&mut self.catching_up) {
+            let Some(conn) = self.local.subscription(subscription).map(|entry| entry.conn) else { continue };
+            // A blocked connection asks again when it becomes writable.
+            if self.connections.blocked(conn.slot) {
+                continue;
+            }
+            if let Some((channel, after)) = self.local.next_page(subscription) {
+                self.outbox.push(self.home(&channel), Message::NextPage { channel, subscription, after });
+            }
+        }
+    }
+
+    /// Forgets all subscriptions of a connection.
+    pub(super) fn leave_all(&mut self, conn: ConnId) {
+        let Some(cell) = self.connections.get_mut(conn) else { return };
+        let mut index = std::mem::replace(&mut cell.subscriptions, NO_SUBSCRIPTION);
+        while index != NO_SUBSCRIPTION {
+            let Some((key, subscription)) = self.local.subscription_at(index) else { break };
+            index = subscription.next;
+            if let Left::Unwanted(channel) = self.local.leave(key) {
+                self.tell_home_left(channel);
+            }
+        }
+    }
+
+    pub(super) fn tell_home_left(&mut self, channel: ChannelName) {
+        self.outbox.push(self.home(&channel), Message::Leave { channel });
+    }
+}
+
+/// Whom an answer is for.
+struct Told {
+    conn: ConnId,
+    audience: AudienceId,
+    subscription: Key,
+    first: bool,
+}
+
+fn upgrade_request(head: &Head) -> UpgradeRequest<'_> {
+    UpgradeRequest {
+        get: head.method() == Method::Get,
+        http11: head.version() == Version::Http11,
+        upgrade: head.header("upgrade"),
+        connection: head.header_list("connection"),
+        key: head.header("sec-websocket-key"),
+        version: head.header("sec-websocket-version"),
+        protocols: head.header_list("sec-websocket-protocol"),
+        extensions: head.header_list("sec-websocket-extensions"),
+    }
+}

@@ -1,0 +1,258 @@
+//! WebSocket connections: frames become messages, messages become what their door makes of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shard;
+use super::stage::Stage;
+use crate::base::{ConnId, Nanos, Now, TICK};
+use crate::hub::local::NO_SUBSCRIPTION;
+use crate::hub::{Access, ChannelName, Draft, PublishError, PublishRef, Stored};
+use crate::protocol::codes::{Disconnect, ErrorCode};
+use crate::protocol::plain::{inbound, item};
+use crate::ws;
+use crate::ws::code::CloseCode;
+use crate::ws::encode::Opcode;
+use crate::ws::frame::{Decoder, Event};
+
+/// Publications of one connection that wait for their homes.
+const PUBLISHES_MAX: usize = 1024;
+
+/// Number of a publication that nobody waits for.
+const NO_ANSWER: u32 = u32::MAX;
+/// How long the peer's close frame is awaited.
+const CLOSE_REPLY_WAIT: Duration = Duration::from_secs(5);
+
+/// One WebSocket; lives in the connection's cell.
+#[derive(Debug)]
+pub struct WebSocket {
+    pub decoder: Decoder,
+    pub door: Door,
+    /// The window bits agreed on, where permessage-deflate was.
+    pub deflate: Option<u8>,
+    /// A ping is out and nothing has been heard since.
+    pub awaiting_pong: bool,
+    /// Our close frame is out; only the peer's is awaited.
+    pub close_sent: bool,
+    /// Whether the client showed the API key.
+    pub key: bool,
+    pub publishes: Option<Box<Publishes>>,
+}
+
+/// Publications that wait for their homes: our number and the client's. Boxed, since most connections never publish.
+#[derive(Debug, Default)]
+pub struct Publishes(Vec<(u32, u64)>);
+
+/// What a WebSocket's messages mean.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Door {
+    Echo,
+    /// Items and publish requests in JSON.
+    PlainJson,
+    /// Each message is a payload.
+    PlainRaw,
+}
+
+/// How reading a WebSocket ended.
+enum Ended {
+    /// Say this code and reason, then close.
+    Close(u16, String),
+    /// The peer has closed with this code: say it back, then close.
+    Answer(Option<CloseCode>),
+    /// Both close frames have been exchanged.
+    Over,
+}
+
+impl From<Disconnect> for Ended {
+    fn from(disconnect: Disconnect) -> Self {
+        Self::Close(disconnect.number(), disconnect.reason().to_owned())
+    }
+}
+
+impl Shard {
+    /// Decodes what arrived and acts on every message in it.
+    pub(super) fn websocket_bytes(&mut self, conn: ConnId, bytes: &mut [u8], now: Now) -> usize {
+        let Some(Stage::WebSocket(mut socket)) = self.take_stage(conn) else { return bytes.len() };
+        socket.awaiting_pong = false;
+        let length = bytes.len();
+        let ended = self.websocket_messages(conn, &mut socket, bytes);
+        self.set_stage(conn, Stage::WebSocket(socket));
+        match ended {
+            Ok(()) => {}
+            Err(Ended::Close(code, reason)) => self.close_websocket(conn, code, &reason, now),
+            Err(Ended::Answer(code)) => {
+                self.disconnected(conn, code.map_or(1005, |code| code.0));
+                self.say(conn, ws::encode::close(code.unwrap_or(CloseCode(1005)), ""));
+                self.end(conn, now);
+            }
+            Err(Ended::Over) => self.end(conn, now),
+        }
+        length
+    }
+
+    fn websocket_messages(&mut self, conn: ConnId, socket: &mut WebSocket, bytes: &mut [u8]) -> Result<(), Ended> {
+        let mut rest = bytes;
+        let options = Arc::clone(&self.options);
+        loop {
+            let inflater = socket.deflate.map(|_| &mut self.inflater);
+            match socket.decoder.next(&mut rest, &options.ws, inflater) {
+                Ok(Some(event)) => self.websocket_event(conn, socket, event)?,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    let code = error.close_code();
+                    self.metrics.ws_protocol_errors.one(code.0);
+                    return Err(Ended::Close(code.0, error.to_string()));
+                }
+            }
+        }
+    }
+
+    fn websocket_event(&mut self, conn: ConnId, socket: &mut WebSocket, event: Event<'_>) -> Result<(), Ended> {
+        let opcode = match &event {
+            Event::Text(_) => "text",
+            Event::Binary(_) => "binary",
+            Event::Ping(_) => "ping",
+            Event::Pong(_) => "pong",
+            Event::Close(_) => "close",
+        };
+        self.metrics.ws_messages_received.one(opcode);
+        match event {
+            Event::Close(_) if socket.close_sent => Err(Ended::Over),
+            Event::Close(code) => Err(Ended::Answer(code)),
+            // After our close frame only the peer's counts (RFC 6455 section 5.5.1).
+            _ if socket.close_sent => Ok(()),
+            Event::Ping(payload) => {
+                self.say(conn, ws::encode::frame(Opcode::Pong, &payload));
+                Ok(())
+            }
+            Event::Pong(_) => Ok(()),
+            Event::Text(payload) => self.websocket_message(conn, socket, &payload, Opcode::Text),
+            Event::Binary(payload) => self.websocket_message(conn, socket, &payload, Opcode::Binary),
+        }
+    }
+
+    fn websocket_message(&mut self, conn: ConnId, socket: &mut WebSocket, payload: &[u8], opcode: Opcode) -> Result<(), Ended> {
+        match socket.door {
+            Door::Echo => {
+                let mut frame = Vec::with_capacity(payload.len() + 10);
+                self.encoder().message(&mut frame, opcode, payload, socket.deflate);
+                self.say(conn, frame);
+            }
+            Door::PlainJson => {
+                let request = inbound::parse(payload).ok_or(Ended::from(Disconnect::BadRequest))?;
+                self.publish_from_websocket(conn, socket, request);
+            }
+            Door::PlainRaw => {
+                let body = inbound::raw(payload, opcode == Opcode::Binary).ok_or(Ended::from(Disconnect::BadRequest))?;
+                let channel = self.own_channel(conn, None).map_err(|_| Ended::from(Disconnect::PermissionDenied))?;
+                let draft = self.allowed_draft(socket, channel, body).map_err(|_| Ended::from(Disconnect::PermissionDenied))?;
+                self.send_draft(PublishRef { conn, request: NO_ANSWER, place: 0 }, draft, "ws");
+            }
+        }
+        Ok(())
+    }
+
+    /// A JSON publish request; its answer comes when the channel's home has replied.
+    fn publish_from_websocket(&mut self, conn: ConnId, socket: &mut WebSocket, request: inbound::Publish) {
+        let id = request.id;
+        let channel = self.own_channel(conn, request.channel.as_deref());
+        let draft = channel.and_then(|channel| self.allowed_draft(socket, channel, request.body?));
+        let Publishes(publishes) = &mut **socket.publishes.get_or_insert_default();
+        match draft {
+            Ok(_) if publishes.len() >= PUBLISHES_MAX => {
+                self.answer_publish_request(conn, socket.deflate, id, Err(ErrorCode::TooManyRequests))
+            }
+            Ok(draft) => {
+                self.requests = self.requests.wrapping_add(1);
+                publishes.push((self.requests, id));
+                self.send_draft(PublishRef { conn, request: self.requests, place: 0 }, draft, "ws");
+            }
+            Err(code) => self.answer_publish_request(conn, socket.deflate, id, Err(code)),
+        }
+    }
+
+    /// A home has answered a publication of this connection.
+    pub(super) fn published_from_websocket(&mut self, reference: PublishRef, result: Result<Stored, PublishError>) {
+        let Some(Stage::WebSocket(socket)) = self.connections.get_mut(reference.conn).map(|cell| &mut cell.stage) else { return };
+        let deflate = socket.deflate;
+        let Some(Publishes(publishes)) = socket.publishes.as_deref_mut() else { return };
+        let Some(at) = publishes.iter().position(|(request, _)| *request == reference.request) else { return };
+        let (_, id) = publishes.remove(at);
+        if publishes.is_empty() {
+            socket.publishes = None;
+        }
+        self.answer_publish_request(reference.conn, deflate, id, result.map_err(ErrorCode::from));
+    }
+
+    fn answer_publish_request(&mut self, conn: ConnId, deflate: Option<u8>, id: u64, result: Result<Stored, ErrorCode>) {
+        let mut text = Vec::with_capacity(96);
+        match result {
+            Ok(stored) => item::publish_ok(&mut text, id, stored.position),
+            Err(code) => item::publish_error(&mut text, id, code),
+        }
+        let mut frame = Vec::with_capacity(text.len() + 10);
+        self.encoder().message(&mut frame, Opcode::Text, &text, deflate);
+        self.say(conn, frame);
+    }
+
+    /// The named channel if the connection holds it; its only one where none is named.
+    fn own_channel(&self, conn: ConnId, named: Option<&str>) -> Result<ChannelName, ErrorCode> {
+        let Some(first) = self.connections.get(conn).map(|cell| cell.subscriptions) else { return Err(ErrorCode::BadRequest) };
+        let mut index = first;
+        while index != NO_SUBSCRIPTION {
+            let Some((_, subscription)) = self.local.subscription_at(index) else { break };
+            let channel = self.local.channel_name(subscription);
+            if named.is_some_and(|named| named == channel.as_str())
+                || (named.is_none() && index == first && subscription.next == NO_SUBSCRIPTION)
+            {
+                return Ok(channel.clone());
+            }
+            index = subscription.next;
+        }
+        Err(if named.is_some() { ErrorCode::PermissionDenied } else { ErrorCode::BadRequest })
+    }
+
+    fn allowed_draft(&self, socket: &WebSocket, channel: ChannelName, body: inbound::Body) -> Result<Draft, ErrorCode> {
+        let namespace = self.options.hub.namespace(channel.as_str()).ok_or(ErrorCode::UnknownChannel)?;
+        match namespace.allow_publish {
+            Access::Anyone => {}
+            Access::Key if socket.key => {}
+            Access::Key | Access::Nobody => return Err(ErrorCode::PermissionDenied),
+        }
+        Ok(Draft { event: body.event, ..Draft::new(channel, body.payload) })
+    }
+
+    /// Sends a close frame and waits for the peer's (RFC 6455 section 7.1.2).
+    pub(super) fn close_websocket(&mut self, conn: ConnId, code: u16, reason: &str, now: Now) {
+        let Some(Stage::WebSocket(socket)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
+        if std::mem::replace(&mut socket.close_sent, true) {
+            return;
+        }
+        self.disconnected(conn, code);
+        self.leave_all(conn);
+        self.say(conn, ws::encode::close(CloseCode(code), reason));
+        self.timers.set(conn.slot, now.monotonic + CLOSE_REPLY_WAIT);
+    }
+
+    /// The ping deadline or, after our close frame, the end of the wait for the peer's.
+    pub(super) fn check_pulse(&mut self, conn: ConnId, now: Now) {
+        let Some(cell) = self.connections.get_mut(conn) else { return };
+        let heard = Nanos(u64::from(cell.heard) * TICK.as_nanos() as u64);
+        let Stage::WebSocket(socket) = &mut cell.stage else { return };
+        let quiet_until = heard + self.options.ws.ping_interval;
+        if socket.close_sent {
+            // Browsers may never answer a close; without this a dead tab would pin its slot.
+            self.abort(conn);
+        } else if socket.awaiting_pong {
+            self.metrics.pong_timeouts += 1;
+            self.close_websocket(conn, Disconnect::NoPong.number(), Disconnect::NoPong.reason(), now);
+        } else if quiet_until > now.monotonic {
+            self.timers.set(conn.slot, quiet_until);
+        } else {
+            socket.awaiting_pong = true;
+            let ping = self.ping.clone();
+            self.say(conn, ping);
+            self.timers.set(conn.slot, now.monotonic + self.options.ws.pong_timeout);
+        }
+    }
+}
