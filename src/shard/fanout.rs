@@ -4,7 +4,6 @@
 //! unless it already has part of the run. What a subscriber's full queue or finished poll asks for is done after the slice, so
 //! that no entry moves under the cursor.
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -94,9 +94,10 @@ impl SendQueue {
         self.bytes -= gone;
     }
 
-    /// Forgets every frame that has not begun (the connection is about to be closed by its own last frame).
-    pub fn keep_begun(&mut self) {
-        self.frames.truncate(usize::from(self.skip > 0));
+    /// Gives up the publications that have not begun: the connection is about to end. Replies stay, a response's head among them.
+    pub fn drop_publications(&mut self) {
+        let mut begun = self.skip > 0;
+        self.frames.retain(|frame| std::mem::take(&mut begun) || frame.tag == FrameTag::REPLY);
         self.bytes = self.frames.iter().map(|frame| frame.blob.len()).sum::<usize>() - self.skip as usize;
     }
 

@@ -108,7 +108,7 @@ impl Shard {
     /// Ends a subscriber's connection in its transport's own way: what has not begun to leave is given up, the rest is finished.
     pub(super) fn close_with(&mut self, conn: ConnId, disconnect: Disconnect, now: Now) {
         self.leave_all(conn);
-        self.connections.change_queue(conn.slot, super::queue::SendQueue::keep_begun);
+        self.connections.change_queue(conn.slot, super::queue::SendQueue::drop_publications);
         match self.connections.get(conn).map(|cell| &cell.stage) {
             Some(Stage::WebSocket(_)) => self.close_websocket(conn, disconnect.number(), disconnect.reason(), now),
             Some(Stage::Stream(stream)) => {
