@@ -12,8 +12,8 @@ use crate::protocol::codes::ErrorCode;
 const KEY_BYTES_MAX: usize = 255;
 /// Bytes of an event's name.
 const EVENT_BYTES_MAX: usize = 255;
-/// Nesting of a JSON payload. Every JSON parser has such a bound; this one is serde_json's.
-pub const JSON_DEPTH_MAX: usize = 128;
+/// Nesting of a JSON payload. Parsers have such a bound, commonly 128, and a poll's body nests the payload three levels deeper.
+pub const JSON_DEPTH_MAX: usize = 100;
 /// Event names that mean something to an event stream's reader.
 const RESERVED_EVENTS: [&str; 6] = ["gap", "end", "open", "error", "message", "binary"];
 
@@ -27,6 +27,7 @@ pub enum BodyError {
     IdempotencyKey,
     Empty,
     Json(String),
+    JsonDepth,
     Utf8,
     ContentType(String),
 }
@@ -41,6 +42,7 @@ impl fmt::Display for BodyError {
             Self::IdempotencyKey => write!(f, "an Idempotency-Key is 1 to {KEY_BYTES_MAX} printable ASCII characters"),
             Self::Empty => write!(f, "the body is empty: a publication has a payload"),
             Self::Json(error) => write!(f, "the payload is not JSON: {error}"),
+            Self::JsonDepth => write!(f, "the payload is nested deeper than {JSON_DEPTH_MAX} levels"),
             Self::Utf8 => write!(f, "the payload is not UTF-8: send it as application/octet-stream"),
             Self::ContentType(kind) => write!(f, "{kind} is not published: application/json, text/* or application/octet-stream"),
         }
@@ -150,12 +152,33 @@ fn declared(content_type: Option<&str>) -> Result<Declared, BodyError> {
 /// # Errors
 /// Where and why it is not JSON.
 pub fn json(bytes: &[u8]) -> Result<Payload, BodyError> {
-    // Into ignored values: nothing is built, but everything is checked, UTF-8 included.
-    let checked: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(bytes);
+    let text = simdutf8::basic::from_utf8(bytes).map_err(|_| BodyError::Utf8)?;
+    // Ignored values are checked against the grammar only, without recursion: nothing is built and nothing bounds the nesting.
+    let checked: Result<serde::de::IgnoredAny, _> = serde_json::from_str(text);
     checked.map_err(|error| BodyError::Json(error.to_string()))?;
-    let text = std::str::from_utf8(bytes).map_err(|_| BodyError::Utf8)?.trim_ascii();
-    let bytes = text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
+    if nesting(bytes) > JSON_DEPTH_MAX {
+        return Err(BodyError::JsonDepth);
+    }
+    let bytes = text.trim_ascii().bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
     Ok(Payload { kind: PayloadKind::Json, bytes })
+}
+
+/// How deep arrays and objects are nested in valid JSON.
+fn nesting(json: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 fn text(bytes: Vec<u8>) -> Result<Payload, BodyError> {
@@ -241,8 +264,19 @@ mod tests {
 
     #[test]
     fn deep_nesting_is_refused_without_exhausting_the_stack() {
-        assert!(matches!(json(&b"[".repeat(100_000)), Err(BodyError::Json(_))));
-        assert!(json([b"[".repeat(JSON_DEPTH_MAX - 1), b"]".repeat(JSON_DEPTH_MAX - 1)].concat().as_slice()).is_ok());
+        let nested = |depth: usize| [b"[".repeat(depth), b"]".repeat(depth)].concat();
+        assert_eq!(json(&nested(JSON_DEPTH_MAX + 1)), Err(BodyError::JsonDepth));
+        assert_eq!(json(&nested(100_000)), Err(BodyError::JsonDepth));
+        let deepest = json(&nested(JSON_DEPTH_MAX)).unwrap();
+        let poll = [b"{\"messages\":[{\"data\":".as_slice(), &deepest.bytes, b"}]}"].concat();
+        assert!(serde_json::from_slice::<serde_json::Value>(&poll).is_ok(), "a poll's reader still gets through");
+    }
+
+    #[test]
+    fn brackets_in_strings_are_not_nesting() {
+        for text in [r#"["[[[{"]"#, r#"["\"[[["]"#, r#"["\\",[]]"#] {
+            assert_eq!(nesting(text.as_bytes()), 1 + usize::from(text.ends_with("[]]")), "{text}");
+        }
     }
 
     #[test]
