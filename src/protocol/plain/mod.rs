@@ -3,5 +3,6 @@
 pub mod api;
 pub mod inbound;
 pub mod item;
+pub mod name;
 pub mod publish;
 pub mod request;

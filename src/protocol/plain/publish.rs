@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use super::name::{self, NameError};
 use crate::http::path::decode;
 use crate::http::problem::Problem;
 use crate::http::response::Response;
-use crate::hub::{ChannelName, ChannelNameError, Draft, Payload, PayloadKind, PublishError, Stored};
+use crate::hub::{ChannelName, Draft, Payload, PayloadKind, PublishError, Stored};
 use crate::protocol::codes::ErrorCode;
 
 /// Bytes of an idempotency key.
@@ -20,8 +21,7 @@ const RESERVED_EVENTS: [&str; 6] = ["gap", "end", "open", "error", "message", "b
 /// Why a body is not a publication.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BodyError {
-    Channel(ChannelNameError),
-    Escape,
+    Name(NameError),
     Event,
     ReservedEvent(String),
     IdempotencyKey,
@@ -35,9 +35,8 @@ pub enum BodyError {
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Channel(error) => error.fmt(f),
-            Self::Escape => write!(f, "a percent escape is not two hexadecimal digits"),
-            Self::Event => write!(f, "an event name is 1 to {EVENT_BYTES_MAX} bytes without line breaks"),
+            Self::Name(error) => error.fmt(f),
+            Self::Event => write!(f, "an event name is 1 to {EVENT_BYTES_MAX} bytes of UTF-8 without line breaks"),
             Self::ReservedEvent(event) => write!(f, "the event name {event} is reserved: {}", RESERVED_EVENTS.join(", ")),
             Self::IdempotencyKey => write!(f, "an Idempotency-Key is 1 to {KEY_BYTES_MAX} printable ASCII characters"),
             Self::Empty => write!(f, "the body is empty: a publication has a payload"),
@@ -82,14 +81,12 @@ impl Envelope {
     /// # Errors
     /// The first rule that is broken.
     pub fn parse(name: &str, query: Option<&str>, content_type: Option<&str>, key: Option<&str>) -> Result<Self, BodyError> {
-        let name = decode(name, false).and_then(|name| String::from_utf8(name).ok()).ok_or(BodyError::Escape)?;
-        let channel = ChannelName::parse(&name).map_err(BodyError::Channel)?;
         let event = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("event="));
         let event = event
-            .map(|event| decode(event, true).and_then(|event| String::from_utf8(event).ok()).ok_or(BodyError::Escape))
+            .map(|event| decode(event, true).and_then(|event| String::from_utf8(event).ok()).ok_or(BodyError::Event))
             .transpose()?;
         Ok(Self {
-            channel,
+            channel: name::in_path(name).map_err(BodyError::Name)?,
             event: event.map(|event| check_event(&event)).transpose()?,
             idempotency_key: key.map(idempotency_key).transpose()?,
             declared: declared(content_type)?,
@@ -187,7 +184,7 @@ fn text(bytes: Vec<u8>) -> Result<Payload, BodyError> {
 }
 
 fn guess(bytes: Vec<u8>) -> Payload {
-    if (bytes.starts_with(b"{") || bytes.starts_with(b"["))
+    if matches!(bytes.first(), Some(b'{' | b'['))
         && let Ok(payload) = json(&bytes)
     {
         return payload;
@@ -280,13 +277,20 @@ mod tests {
     }
 
     #[test]
+    fn publishing_and_subscribing_agree_on_names() {
+        let parse = |name: &str| Envelope::parse(name, None, None, None).map(|envelope| envelope.channel.as_str().to_owned());
+        assert_eq!(parse("a%2Fb"), Ok("a/b".to_owned()));
+        assert_eq!(parse("a/b"), Err(BodyError::Name(NameError::Slash)));
+    }
+
+    #[test]
     fn event_names_that_mean_something_are_refused() {
         let parse = |query: &str| Envelope::parse("news", Some(query), None, None);
         assert_eq!(parse("x=1&event=up%20down").unwrap().event.as_deref(), Some("up down"));
         for event in RESERVED_EVENTS {
             assert_eq!(parse(&format!("event={event}")), Err(BodyError::ReservedEvent(event.to_owned())));
         }
-        for event in ["", "a%0Ab", "a%0Db", "a%00b"] {
+        for event in ["", "a%0Ab", "a%0Db", "a%00b", "%FF", "%f"] {
             assert_eq!(parse(&format!("event={event}")), Err(BodyError::Event), "{event}");
         }
     }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::base::{Epoch, StreamPosition};
+use crate::hub::ChannelNameError;
 use proptest::prelude::*;
 
 const WAIT_MAX: Duration = Duration::from_secs(55);
@@ -23,15 +24,17 @@ fn both_forms_of_naming_add_up_and_duplicates_collapse() {
 
 #[test]
 fn bad_names_are_refused() {
+    let name = |rule| RequestError::Name(NameError::Rule(rule));
     let many: String = (0..33).map(|at| format!("channel=c{at}&")).collect();
     for (target, error) in [
         ("/channels?x=y".to_owned(), RequestError::NoChannel),
-        ("/channels/".to_owned(), RequestError::Channel(ChannelNameError::Empty)),
-        ("/channels/a/b".to_owned(), RequestError::Channel(ChannelNameError::Character(b'/'))),
-        ("/channels/%20".to_owned(), RequestError::Channel(ChannelNameError::Character(b' '))),
-        ("/channels/%E2%82%AC".to_owned(), RequestError::Channel(ChannelNameError::Character(0xe2))),
-        ("/channels/%2".to_owned(), RequestError::Escape),
-        (format!("/channels/{}", "x".repeat(256)), RequestError::Channel(ChannelNameError::TooLong { bytes: 256 })),
+        ("/channels/".to_owned(), name(ChannelNameError::Empty)),
+        ("/channels/a/b".to_owned(), RequestError::Name(NameError::Slash)),
+        ("/channels/%20".to_owned(), name(ChannelNameError::Character(b' '))),
+        ("/channels/%E2%82%AC".to_owned(), name(ChannelNameError::Character(0xe2))),
+        ("/channels/%2".to_owned(), RequestError::Name(NameError::Escape)),
+        ("/channels/a?via=%ff".to_owned(), RequestError::Escape),
+        (format!("/channels/{}", "x".repeat(256)), name(ChannelNameError::TooLong { bytes: 256 })),
         (format!("/channels?{many}"), RequestError::TooManyChannels),
     ] {
         assert_eq!(parse(&target, &[]).unwrap_err(), error, "{target}");
