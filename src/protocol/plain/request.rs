@@ -237,8 +237,7 @@ impl Parameters {
             return Ok((from, false));
         }
         if let Some(tag) = header("if-none-match") {
-            let tag = tag.trim().trim_start_matches("W/").trim_matches('"');
-            return Ok((Token::parse(tag).map_or(unreadable, From::Token), true));
+            return Ok((tagged(tag).map_or(unreadable, From::Token), true));
         }
         let history = self.history.as_deref().map(|history| whole(history).ok_or(RequestError::History)).transpose()?;
         let newest = history.map(|count| Start::Newest(u32::try_from(count).unwrap_or(HISTORY_MAX).min(HISTORY_MAX)));
@@ -250,6 +249,11 @@ impl Parameters {
         let fits = self.channels.len() == 1 || matches!(token, Token::Several(_));
         fits.then_some(From::Token(token))
     }
+}
+
+/// The first token among the tags of `If-None-Match` (RFC 9110 section 13.1.2). What compresses on the way weakens a tag.
+fn tagged(tags: &str) -> Option<Token> {
+    tags.split(',').find_map(|tag| Token::parse(tag.trim().trim_start_matches("W/").trim_matches('"')))
 }
 
 fn whole(text: &str) -> Option<u64> {
