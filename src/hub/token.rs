@@ -117,6 +117,19 @@ mod tests {
         }
     }
 
+    /// Tokens outlive the process that wrote them, in clients: neither the hash nor the layout may ever change.
+    #[test]
+    fn tokens_are_byte_for_byte_as_documented() {
+        let at = |epoch, offset| Some(StreamPosition { epoch: Epoch(epoch), offset });
+        for (text, hashed) in [("a", 0xe40c_292c), ("foobar", 0xbf9c_f968)] {
+            assert_eq!(hash(&name(text)), hashed, "FNV-1a of {text}");
+        }
+        assert_eq!(write(&[(name("news"), at(1, 42))]), "00000000001:42");
+        let several = "m1.5AwpLAAAAAAAAAABAAAAAAAAAAI";
+        assert_eq!(write(&[(name("quiet"), None), (name("a"), at(1, 2))]), several);
+        assert_eq!(Token::parse(several), Some(Token::Several(vec![(0xe40c_292c, at(1, 2).unwrap())])));
+    }
+
     #[test]
     fn the_order_of_channels_does_not_show() {
         let at = |offset| Some(StreamPosition { epoch: Epoch(1), offset });

@@ -14,20 +14,21 @@ use crate::protocol::codes::ErrorCode;
 
 /// Channels one broadcast may name.
 const CHANNELS_MAX: usize = 1000;
+/// Bytes of a broadcast's payload times its channels: every home keeps a copy of its own.
+const BROADCAST_BYTES_MAX: usize = 64 << 20;
 
+/// The fields of both calls. A field that is null counts as left out, as other servers of this API have it; unknown fields are
+/// ignored, and so are `version`, `version_epoch` and `delta`: every publication is newer than the last, and whole.
 #[derive(Deserialize)]
 struct Request<'a> {
-    #[serde(default)]
-    channel: String,
-    #[serde(default)]
-    channels: Vec<String>,
-    #[serde(borrow)]
+    channel: Option<String>,
+    channels: Option<Vec<String>>,
+    // Null is a payload like any other.
+    #[serde(borrow, default, deserialize_with = "super::raw_value")]
     data: Option<&'a RawValue>,
     b64data: Option<String>,
-    #[serde(default)]
-    skip_history: bool,
-    #[serde(default)]
-    tags: BTreeMap<String, String>,
+    skip_history: Option<bool>,
+    tags: Option<BTreeMap<String, String>>,
     idempotency_key: Option<String>,
 }
 
@@ -56,7 +57,7 @@ impl ApiError {
 /// See [`ApiError`].
 pub fn publish_request(body: &[u8]) -> Result<Draft, ApiError> {
     let request = parse(body)?;
-    request.draft(&request.channel)
+    request.draft(request.channel.as_deref().unwrap_or_default(), request.payload()?)
 }
 
 /// Reads the body of `/api/broadcast`: one draft for each channel, in request order.
@@ -65,13 +66,15 @@ pub fn publish_request(body: &[u8]) -> Result<Draft, ApiError> {
 /// See [`ApiError`].
 pub fn broadcast_request(body: &[u8]) -> Result<Vec<Draft>, ApiError> {
     let request = parse(body)?;
-    if request.channels.is_empty() {
+    let channels = request.channels.as_deref().unwrap_or_default();
+    if channels.is_empty() {
         return Err(ApiError::Request(ErrorCode::BadRequest));
     }
-    if request.channels.len() > CHANNELS_MAX {
+    let payload = request.payload()?;
+    if channels.len() > CHANNELS_MAX || channels.len() * payload.bytes.len() > BROADCAST_BYTES_MAX {
         return Err(ApiError::Request(ErrorCode::LimitExceeded));
     }
-    request.channels.iter().map(|channel| request.draft(channel)).collect()
+    channels.iter().map(|channel| request.draft(channel, payload.clone())).collect()
 }
 
 fn parse(body: &[u8]) -> Result<Request<'_>, ApiError> {
@@ -79,13 +82,14 @@ fn parse(body: &[u8]) -> Result<Request<'_>, ApiError> {
 }
 
 impl Request<'_> {
-    fn draft(&self, channel: &str) -> Result<Draft, ApiError> {
+    fn draft(&self, channel: &str, payload: Payload) -> Result<Draft, ApiError> {
         let bad = |_| ApiError::Request(ErrorCode::BadRequest);
         let channel = ChannelName::parse(channel).map_err(|_| ApiError::Request(ErrorCode::BadRequest))?;
         let idempotency_key = self.idempotency_key.as_deref().filter(|key| !key.is_empty()).map(publish::idempotency_key);
-        let tags = self.tags.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
-        let draft = Draft::new(channel, self.payload()?);
-        Ok(Draft { tags, idempotency_key: idempotency_key.transpose().map_err(bad)?, store: !self.skip_history, ..draft })
+        let tags = self.tags.iter().flatten().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
+        let store = !self.skip_history.unwrap_or_default();
+        let idempotency_key = idempotency_key.transpose().map_err(bad)?;
+        Ok(Draft { tags, idempotency_key, store, ..Draft::new(channel, payload) })
     }
 
     fn payload(&self) -> Result<Payload, ApiError> {
@@ -134,6 +138,7 @@ fn error(code: ErrorCode) -> String {
 mod tests {
     use super::*;
     use crate::base::{Epoch, StreamPosition};
+    use proptest::prelude::*;
 
     const STORED: Stored = Stored { position: StreamPosition { epoch: Epoch(1), offset: 1 }, kept: true, duplicate: false };
 
@@ -149,6 +154,37 @@ mod tests {
         let drafts = broadcast_request(br#"{"channels":["a","b"],"b64data":"AAE=","skip_history":true}"#).unwrap();
         let seen: Vec<_> = drafts.iter().map(|draft| (draft.channel.as_str(), draft.payload.kind, draft.store)).collect();
         assert_eq!(seen, [("a", PayloadKind::Binary, false), ("b", PayloadKind::Binary, false)]);
+    }
+
+    #[test]
+    fn null_is_a_field_left_out_but_a_payload_as_data() {
+        let body =
+            br#"{"channel":"a","channels":null,"data":null,"b64data":null,"skip_history":null,"tags":null,"idempotency_key":null}"#;
+        let draft = publish_request(body).unwrap();
+        assert_eq!((&*draft.payload.bytes, draft.tags.len(), draft.store), (b"null".as_slice(), 0, true));
+    }
+
+    #[test]
+    fn a_broadcast_is_bounded_in_channels_and_in_bytes() {
+        let broadcast = |channels: usize, bytes: usize| {
+            let names: Vec<String> = (0..channels).map(|at| format!("\"c{at}\"")).collect();
+            let body = format!("{{\"channels\":[{}],\"data\":\"{}\"}}", names.join(","), "x".repeat(bytes));
+            broadcast_request(body.as_bytes()).map(|drafts| drafts.len())
+        };
+        assert_eq!(broadcast(CHANNELS_MAX, 10), Ok(CHANNELS_MAX));
+        assert_eq!(broadcast(CHANNELS_MAX + 1, 10), Err(ApiError::Request(ErrorCode::LimitExceeded)));
+        assert_eq!(broadcast(2, BROADCAST_BYTES_MAX / 2 - 2), Ok(2));
+        assert_eq!(broadcast(2, BROADCAST_BYTES_MAX / 2 - 1), Err(ApiError::Request(ErrorCode::LimitExceeded)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_an_answer_not_a_panic(body: Vec<u8>, text in "\\{\"channels?\":[\\[\"a,\\]]{1,6},\"data\":\\PC{0,20}\\}") {
+            for body in [body.as_slice(), text.as_bytes()] {
+                let _ = publish_request(body);
+                let _ = broadcast_request(body);
+            }
+        }
     }
 
     #[test]

@@ -36,7 +36,8 @@ struct Message<'a> {
 #[derive(Deserialize)]
 struct Request<'a> {
     channel: Option<String>,
-    #[serde(borrow)]
+    // Null is a payload like any other.
+    #[serde(borrow, default, deserialize_with = "super::raw_value")]
     data: Option<&'a RawValue>,
     event: Option<String>,
 }
@@ -71,6 +72,19 @@ mod tests {
         assert_eq!((publish.id, publish.channel.as_deref()), (7, Some("news")));
         let body = publish.body.unwrap();
         assert_eq!((&*body.payload.bytes, body.event.as_deref()), (br#"{"a": [1,2]}"#.as_slice(), Some("up")));
+    }
+
+    #[test]
+    fn null_is_a_payload() {
+        let body = parse(br#"{"id":1,"publish":{"channel":null,"data":null,"event":null}}"#).unwrap().body.unwrap();
+        assert_eq!((&*body.payload.bytes, body.event), (b"null".as_slice(), None));
+    }
+
+    #[test]
+    fn a_raw_message_is_its_payload() {
+        assert_eq!(raw(b"", false), None);
+        assert_eq!(raw(b"{}", false).unwrap().payload.kind, PayloadKind::Text);
+        assert_eq!(raw(b"{}", true).unwrap().payload.kind, PayloadKind::Binary);
     }
 
     #[test]

@@ -189,7 +189,43 @@ mod tests {
         );
     }
 
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            "\\PC{0,9}|[\r\n\t\"\\\\]{0,4}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+                prop::collection::btree_map("\\PC{0,5}", inner, 0..4)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
     proptest! {
+        #[test]
+        fn what_is_spliced_reads_back(value in json(), tags in prop::collection::btree_map("\\PC{0,5}", "\\PC{0,5}", 0..3)) {
+            let sent = serde_json::to_vec_pretty(&value).unwrap();
+            let payload = crate::protocol::plain::publish::json(&sent).unwrap();
+            let change = |draft: &mut Draft| draft.tags = tags.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
+            let line = item(payload.kind, &payload.bytes, change, false);
+            prop_assert!(!line.contains(['\r', '\n']));
+            let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+            prop_assert_eq!(&read["data"], &value);
+            let read: std::collections::BTreeMap<String, String> = serde_json::from_value(read["tags"].clone()).unwrap_or_default();
+            prop_assert_eq!(read, tags);
+        }
+
+        #[test]
+        fn bytes_read_back_from_base64(bytes: Vec<u8>) {
+            let line = item(PayloadKind::Binary, &bytes, |_| {}, false);
+            let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+            prop_assert_eq!(STANDARD.decode(read["b64"].as_str().unwrap()).unwrap(), bytes);
+        }
+
         #[test]
         fn every_item_is_one_line_of_json(text in "\\PC{0,40}", json in any::<i64>(), event in "\\PC{1,9}") {
             let item = item(PayloadKind::Text, text.as_bytes(), |draft| draft.event = Some(event.clone().into()), false);

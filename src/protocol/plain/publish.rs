@@ -2,31 +2,32 @@
 
 use std::fmt;
 
+use super::name::{self, NameError};
 use crate::http::path::decode;
 use crate::http::problem::Problem;
 use crate::http::response::Response;
-use crate::hub::{ChannelName, ChannelNameError, Draft, Payload, PayloadKind, PublishError, Stored};
+use crate::hub::{ChannelName, Draft, Payload, PayloadKind, PublishError, Stored};
 use crate::protocol::codes::ErrorCode;
 
 /// Bytes of an idempotency key.
 const KEY_BYTES_MAX: usize = 255;
 /// Bytes of an event's name.
 const EVENT_BYTES_MAX: usize = 255;
-/// Nesting of a JSON payload. Every JSON parser has such a bound; this one is serde_json's.
-pub const JSON_DEPTH_MAX: usize = 128;
+/// Nesting of a JSON payload. Parsers have such a bound, commonly 128, and a poll's body nests the payload three levels deeper.
+pub const JSON_DEPTH_MAX: usize = 100;
 /// Event names that mean something to an event stream's reader.
 const RESERVED_EVENTS: [&str; 6] = ["gap", "end", "open", "error", "message", "binary"];
 
 /// Why a body is not a publication.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BodyError {
-    Channel(ChannelNameError),
-    Escape,
+    Name(NameError),
     Event,
     ReservedEvent(String),
     IdempotencyKey,
     Empty,
     Json(String),
+    JsonDepth,
     Utf8,
     ContentType(String),
 }
@@ -34,13 +35,13 @@ pub enum BodyError {
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Channel(error) => error.fmt(f),
-            Self::Escape => write!(f, "a percent escape is not two hexadecimal digits"),
-            Self::Event => write!(f, "an event name is 1 to {EVENT_BYTES_MAX} bytes without line breaks"),
+            Self::Name(error) => error.fmt(f),
+            Self::Event => write!(f, "an event name is 1 to {EVENT_BYTES_MAX} bytes of UTF-8 without line breaks"),
             Self::ReservedEvent(event) => write!(f, "the event name {event} is reserved: {}", RESERVED_EVENTS.join(", ")),
             Self::IdempotencyKey => write!(f, "an Idempotency-Key is 1 to {KEY_BYTES_MAX} printable ASCII characters"),
             Self::Empty => write!(f, "the body is empty: a publication has a payload"),
             Self::Json(error) => write!(f, "the payload is not JSON: {error}"),
+            Self::JsonDepth => write!(f, "the payload is nested deeper than {JSON_DEPTH_MAX} levels"),
             Self::Utf8 => write!(f, "the payload is not UTF-8: send it as application/octet-stream"),
             Self::ContentType(kind) => write!(f, "{kind} is not published: application/json, text/* or application/octet-stream"),
         }
@@ -80,14 +81,12 @@ impl Envelope {
     /// # Errors
     /// The first rule that is broken.
     pub fn parse(name: &str, query: Option<&str>, content_type: Option<&str>, key: Option<&str>) -> Result<Self, BodyError> {
-        let name = decode(name, false).and_then(|name| String::from_utf8(name).ok()).ok_or(BodyError::Escape)?;
-        let channel = ChannelName::parse(&name).map_err(BodyError::Channel)?;
         let event = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("event="));
         let event = event
-            .map(|event| decode(event, true).and_then(|event| String::from_utf8(event).ok()).ok_or(BodyError::Escape))
+            .map(|event| decode(event, true).and_then(|event| String::from_utf8(event).ok()).ok_or(BodyError::Event))
             .transpose()?;
         Ok(Self {
-            channel,
+            channel: name::in_path(name).map_err(BodyError::Name)?,
             event: event.map(|event| check_event(&event)).transpose()?,
             idempotency_key: key.map(idempotency_key).transpose()?,
             declared: declared(content_type)?,
@@ -150,12 +149,33 @@ fn declared(content_type: Option<&str>) -> Result<Declared, BodyError> {
 /// # Errors
 /// Where and why it is not JSON.
 pub fn json(bytes: &[u8]) -> Result<Payload, BodyError> {
-    // Into ignored values: nothing is built, but everything is checked, UTF-8 included.
-    let checked: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(bytes);
+    let text = simdutf8::basic::from_utf8(bytes).map_err(|_| BodyError::Utf8)?;
+    // Ignored values are checked against the grammar only, without recursion: nothing is built and nothing bounds the nesting.
+    let checked: Result<serde::de::IgnoredAny, _> = serde_json::from_str(text);
     checked.map_err(|error| BodyError::Json(error.to_string()))?;
-    let text = std::str::from_utf8(bytes).map_err(|_| BodyError::Utf8)?.trim_ascii();
-    let bytes = text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
+    if nesting(bytes) > JSON_DEPTH_MAX {
+        return Err(BodyError::JsonDepth);
+    }
+    let bytes = text.trim_ascii().bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
     Ok(Payload { kind: PayloadKind::Json, bytes })
+}
+
+/// How deep arrays and objects are nested in valid JSON.
+fn nesting(json: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 fn text(bytes: Vec<u8>) -> Result<Payload, BodyError> {
@@ -164,7 +184,7 @@ fn text(bytes: Vec<u8>) -> Result<Payload, BodyError> {
 }
 
 fn guess(bytes: Vec<u8>) -> Payload {
-    if (bytes.starts_with(b"{") || bytes.starts_with(b"["))
+    if matches!(bytes.first(), Some(b'{' | b'['))
         && let Ok(payload) = json(&bytes)
     {
         return payload;
@@ -241,8 +261,26 @@ mod tests {
 
     #[test]
     fn deep_nesting_is_refused_without_exhausting_the_stack() {
-        assert!(matches!(json(&b"[".repeat(100_000)), Err(BodyError::Json(_))));
-        assert!(json([b"[".repeat(JSON_DEPTH_MAX - 1), b"]".repeat(JSON_DEPTH_MAX - 1)].concat().as_slice()).is_ok());
+        let nested = |depth: usize| [b"[".repeat(depth), b"]".repeat(depth)].concat();
+        assert_eq!(json(&nested(JSON_DEPTH_MAX + 1)), Err(BodyError::JsonDepth));
+        assert_eq!(json(&nested(100_000)), Err(BodyError::JsonDepth));
+        let deepest = json(&nested(JSON_DEPTH_MAX)).unwrap();
+        let poll = [b"{\"messages\":[{\"data\":".as_slice(), &deepest.bytes, b"}]}"].concat();
+        assert!(serde_json::from_slice::<serde_json::Value>(&poll).is_ok(), "a poll's reader still gets through");
+    }
+
+    #[test]
+    fn brackets_in_strings_are_not_nesting() {
+        for text in [r#"["[[[{"]"#, r#"["\"[[["]"#, r#"["\\",[]]"#] {
+            assert_eq!(nesting(text.as_bytes()), 1 + usize::from(text.ends_with("[]]")), "{text}");
+        }
+    }
+
+    #[test]
+    fn publishing_and_subscribing_agree_on_names() {
+        let parse = |name: &str| Envelope::parse(name, None, None, None).map(|envelope| envelope.channel.as_str().to_owned());
+        assert_eq!(parse("a%2Fb"), Ok("a/b".to_owned()));
+        assert_eq!(parse("a/b"), Err(BodyError::Name(NameError::Slash)));
     }
 
     #[test]
@@ -252,7 +290,7 @@ mod tests {
         for event in RESERVED_EVENTS {
             assert_eq!(parse(&format!("event={event}")), Err(BodyError::ReservedEvent(event.to_owned())));
         }
-        for event in ["", "a%0Ab", "a%0Db", "a%00b"] {
+        for event in ["", "a%0Ab", "a%0Db", "a%00b", "%FF", "%f"] {
             assert_eq!(parse(&format!("event={event}")), Err(BodyError::Event), "{event}");
         }
     }

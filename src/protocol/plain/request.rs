@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::name::{self, NameError};
 use crate::http::path::decode;
 use crate::http::problem::Problem;
 use crate::hub::token::Token;
-use crate::hub::{ChannelName, ChannelNameError, Start};
+use crate::hub::{ChannelName, Start};
 
 /// Channels one request may name.
 const CHANNELS_MAX: usize = 32;
@@ -58,7 +59,8 @@ enum From {
 pub enum RequestError {
     NoChannel,
     TooManyChannels,
-    Channel(ChannelNameError),
+    Name(NameError),
+    /// A parameter whose escapes are not text.
     Escape,
     Via(String),
     NotUpgraded,
@@ -74,8 +76,8 @@ impl fmt::Display for RequestError {
         match self {
             Self::NoChannel => write!(f, "no channel is named: use /channels/NAME or /channels?channel=NAME"),
             Self::TooManyChannels => write!(f, "a request may name {CHANNELS_MAX} channels"),
-            Self::Channel(error) => error.fmt(f),
-            Self::Escape => write!(f, "a percent escape is not two hexadecimal digits"),
+            Self::Name(error) => error.fmt(f),
+            Self::Escape => write!(f, "a parameter is not percent-encoded UTF-8"),
             Self::Via(via) => write!(f, "via={via} is unknown: ws, sse, stream or poll"),
             Self::NotUpgraded => write!(f, "via=ws needs a WebSocket handshake"),
             Self::Format(format) => write!(f, "format={format} is unknown: json or raw"),
@@ -92,7 +94,16 @@ impl RequestError {
     pub fn problem(&self) -> Problem {
         match self {
             Self::NotUpgraded => Problem::handshake(426, &self.to_string()),
-            _ => Problem::bad_request(self.to_string()),
+            Self::NoChannel
+            | Self::TooManyChannels
+            | Self::Name(_)
+            | Self::Escape
+            | Self::Via(_)
+            | Self::Format(_)
+            | Self::FormatForTransport
+            | Self::Wait
+            | Self::Since
+            | Self::History => Problem::bad_request(self.to_string()),
         }
     }
 }
@@ -143,15 +154,12 @@ impl Parameters {
     fn parse(name: Option<&str>, query: &str) -> Result<Self, RequestError> {
         let mut parameters = Self::default();
         if let Some(name) = name {
-            if name.contains('/') {
-                return Err(RequestError::Channel(ChannelNameError::Character(b'/')));
-            }
-            parameters.add_channel(name, false)?;
+            parameters.add_channel(name::in_path(name))?;
         }
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             if key == "channel" {
-                parameters.add_channel(value, true)?;
+                parameters.add_channel(name::in_query(value))?;
                 continue;
             }
             let place = match key {
@@ -168,9 +176,8 @@ impl Parameters {
         if parameters.channels.is_empty() { Err(RequestError::NoChannel) } else { Ok(parameters) }
     }
 
-    fn add_channel(&mut self, escaped: &str, plus: bool) -> Result<(), RequestError> {
-        let name = decode(escaped, plus).and_then(|name| String::from_utf8(name).ok()).ok_or(RequestError::Escape)?;
-        let channel = ChannelName::parse(&name).map_err(RequestError::Channel)?;
+    fn add_channel(&mut self, channel: Result<ChannelName, NameError>) -> Result<(), RequestError> {
+        let channel = channel.map_err(RequestError::Name)?;
         if !self.channels.contains(&channel) {
             self.channels.push(channel);
         }
@@ -230,8 +237,7 @@ impl Parameters {
             return Ok((from, false));
         }
         if let Some(tag) = header("if-none-match") {
-            let tag = tag.trim().trim_start_matches("W/").trim_matches('"');
-            return Ok((Token::parse(tag).map_or(unreadable, From::Token), true));
+            return Ok((tagged(tag).map_or(unreadable, From::Token), true));
         }
         let history = self.history.as_deref().map(|history| whole(history).ok_or(RequestError::History)).transpose()?;
         let newest = history.map(|count| Start::Newest(u32::try_from(count).unwrap_or(HISTORY_MAX).min(HISTORY_MAX)));
@@ -243,6 +249,11 @@ impl Parameters {
         let fits = self.channels.len() == 1 || matches!(token, Token::Several(_));
         fits.then_some(From::Token(token))
     }
+}
+
+/// The first token among the tags of `If-None-Match` (RFC 9110 section 13.1.2). What compresses on the way weakens a tag.
+fn tagged(tags: &str) -> Option<Token> {
+    tags.split(',').find_map(|tag| Token::parse(tag.trim().trim_start_matches("W/").trim_matches('"')))
 }
 
 fn whole(text: &str) -> Option<u64> {

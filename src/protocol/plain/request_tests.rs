@@ -1,5 +1,6 @@
 use super::*;
 use crate::base::{Epoch, StreamPosition};
+use crate::hub::ChannelNameError;
 use proptest::prelude::*;
 
 const WAIT_MAX: Duration = Duration::from_secs(55);
@@ -23,15 +24,17 @@ fn both_forms_of_naming_add_up_and_duplicates_collapse() {
 
 #[test]
 fn bad_names_are_refused() {
+    let name = |rule| RequestError::Name(NameError::Rule(rule));
     let many: String = (0..33).map(|at| format!("channel=c{at}&")).collect();
     for (target, error) in [
         ("/channels?x=y".to_owned(), RequestError::NoChannel),
-        ("/channels/".to_owned(), RequestError::Channel(ChannelNameError::Empty)),
-        ("/channels/a/b".to_owned(), RequestError::Channel(ChannelNameError::Character(b'/'))),
-        ("/channels/%20".to_owned(), RequestError::Channel(ChannelNameError::Character(b' '))),
-        ("/channels/%E2%82%AC".to_owned(), RequestError::Channel(ChannelNameError::Character(0xe2))),
-        ("/channels/%2".to_owned(), RequestError::Escape),
-        (format!("/channels/{}", "x".repeat(256)), RequestError::Channel(ChannelNameError::TooLong { bytes: 256 })),
+        ("/channels/".to_owned(), name(ChannelNameError::Empty)),
+        ("/channels/a/b".to_owned(), RequestError::Name(NameError::Slash)),
+        ("/channels/%20".to_owned(), name(ChannelNameError::Character(b' '))),
+        ("/channels/%E2%82%AC".to_owned(), name(ChannelNameError::Character(0xe2))),
+        ("/channels/%2".to_owned(), RequestError::Name(NameError::Escape)),
+        ("/channels/a?via=%ff".to_owned(), RequestError::Escape),
+        (format!("/channels/{}", "x".repeat(256)), name(ChannelNameError::TooLong { bytes: 256 })),
         (format!("/channels?{many}"), RequestError::TooManyChannels),
     ] {
         assert_eq!(parse(&target, &[]).unwrap_err(), error, "{target}");
@@ -98,6 +101,8 @@ fn the_last_event_id_wins_over_the_url_and_the_url_over_if_none_match() {
         ("?history=3", &[tag], after(5), true),
         ("?history=3", &[], Start::Newest(3), false),
         ("", &[("if-none-match", "W/\"00000000001:5\"")], after(5), true),
+        ("", &[("if-none-match", "\"other\", \"00000000001:5\"")], after(5), true),
+        ("", &[("if-none-match", "\"other\"")], Start::Unreadable, true),
         ("", &[("last-event-id", "nonsense")], Start::Unreadable, false),
         ("", &[("last-event-id", "xyzA:3")], Start::Elsewhere, false),
         ("?since=xyzA:3", &[], Start::Elsewhere, false),
@@ -112,9 +117,39 @@ fn the_last_event_id_wins_over_the_url_and_the_url_over_if_none_match() {
     assert_eq!(parse("/channels/a?history=x", &[]).unwrap_err(), RequestError::History);
 }
 
+#[test]
+fn a_position_of_one_channel_says_nothing_about_several() {
+    let request = parse("/channels/a?channel=b", &[("last-event-id", "00000000001:3")]).unwrap();
+    assert!(request.starts().iter().all(|(_, start)| *start == Start::Unreadable));
+}
+
+#[test]
+fn a_token_of_several_starts_each_where_it_was() {
+    let position = StreamPosition { epoch: Epoch(1), offset: 9 };
+    let channel = |name| ChannelName::parse(name).unwrap();
+    let token = crate::hub::token::write(&[(channel("a"), Some(position)), (channel("b"), None)]);
+    let request = parse(&format!("/channels?channel=b&channel=a&since={token}"), &[]).unwrap();
+    assert_eq!(request.starts(), [(channel("b"), Start::Now), (channel("a"), Start::After(position))]);
+}
+
 proptest! {
     #[test]
-    fn any_request_is_an_answer_not_a_panic(name in "\\PC{0,30}", query in "\\PC{0,60}") {
-        let _ = SubscribeRequest::parse(Some(&name), Some(&query), &|_| None, WAIT_MAX);
+    fn any_request_is_an_answer_not_a_panic(
+        name in "[!-~]{1,9}|\\PC{0,30}",
+        query in "((channel|via|wait|since|history|format|x)=[ -~]{0,9}&?){0,6}\\PC{0,9}",
+        fields in prop::collection::vec(prop::option::of("\\PC{0,30}"), 4),
+    ) {
+        let known = ["accept", "last-event-id", "if-none-match", "upgrade"];
+        let found = known.iter().zip(&fields).collect::<Vec<_>>();
+        let header = |name: &str| found.iter().find(|(known, _)| **known == name).and_then(|(_, value)| value.as_deref());
+        if let Ok(request) = SubscribeRequest::parse(Some(&name), Some(&query), &header, WAIT_MAX) {
+            prop_assert!((1..=CHANNELS_MAX).contains(&request.channels.len()));
+            prop_assert_eq!(request.starts().len(), request.channels.len());
+        }
+    }
+
+    #[test]
+    fn any_accept_field_likes_something(accept in "((text/event-stream|application/x-ndjson|\\*/\\*|text/html)(; ?q=[0-9.]{1,4})?, ?){0,4}\\PC{0,9}") {
+        let _ = preferred(&accept);
     }
 }
