@@ -16,7 +16,7 @@ use super::publication::{ChannelName, Draft, Publication};
 use super::recency::Recency;
 use super::records::{Idempotency, PositionRecords};
 use super::{ChannelKind, Map, Namespace, Options, WorkerSet};
-use crate::base::{Arena, Epoch, Key, Nanos, Now, Random, ShardId, StreamPosition};
+use crate::base::{Arena, Epoch, Key, Mutant, Nanos, Now, Random, ShardId, StreamPosition, mutated};
 
 /// Bytes of publications in one answer; a larger single publication still goes, alone.
 pub const PAGE_BYTES_MAX: usize = 32 << 10;
@@ -230,7 +230,8 @@ impl Home {
             return key;
         }
         let remembered = self.records.recall(channel, options.position_ttl, now);
-        let position = remembered.unwrap_or_else(|| StreamPosition { epoch: Epoch(self.random.bits()), offset: 0 });
+        let bits = if mutated(Mutant::EpochReused) { 1 } else { self.random.bits() };
+        let position = remembered.unwrap_or(StreamPosition { epoch: Epoch(bits), offset: 0 });
         let key = self.channels.insert(Entry {
             name: channel.clone(),
             epoch: position.epoch,
@@ -350,7 +351,10 @@ fn answer_stream(entry: &Entry, start: Start, options: &Options) -> Answer {
         }
         Start::After(position) if position.epoch != entry.epoch => lost(entry, GapReason::Epoch, Some(position)),
         Start::After(position) if position.offset > entry.top => lost(entry, GapReason::BadPosition, Some(position)),
-        Start::After(position) if position.offset >= floor => serve(entry, position.offset, Outcome::Exact),
+        Start::After(position) if position.offset >= floor => {
+            let skipped = u64::from(mutated(Mutant::ResumeOffByOne));
+            serve(entry, position.offset + skipped, Outcome::Exact)
+        }
         Start::After(position) => {
             let keeps = options.namespace(entry.name.as_str()).is_some_and(|namespace| namespace.history_size > 0);
             lost(entry, if keeps { GapReason::Expired } else { GapReason::NoHistory }, Some(position))

@@ -18,7 +18,7 @@ use super::Map;
 use super::home::LINGER;
 use super::message::{Answer, Start};
 use super::publication::{ChannelName, Publication};
-use crate::base::{Arena, Blob, ConnId, Epoch, Key, Nanos, StreamPosition};
+use crate::base::{Arena, Blob, ConnId, Epoch, Key, Mutant, Nanos, StreamPosition, mutated};
 
 /// A kind of receiver that gets the same bytes as every other of its kind; the shard gives the numbers out.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -462,7 +462,7 @@ impl Local {
 
     fn take_out(&mut self, key: Key, audience: AudienceId, place: u32) {
         let channel = &mut self.channels[key];
-        let open = channel.fan.as_ref().is_some_and(|fan| fan.open.is_some());
+        let open = channel.fan.as_ref().is_some_and(|fan| fan.open.is_some()) && !mutated(Mutant::SwapUnderCursor);
         let Some(at) = channel.groups.iter().position(|group| group.audience == audience) else { return };
         let group = &mut channel.groups[at];
         if open {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::io::{CloseHow, ListenerId, Output};
 use super::queue::SendQueue;
 use super::stage::Stage;
-use crate::base::{ConnId, Frame, Frames, Slots};
+use crate::base::{ConnId, Frame, Frames, Mutant, Slots, mutated};
 use crate::hub::local::NO_SUBSCRIPTION;
 
 /// Bytes of replies, pings and closes that may wait on one connection: a peer that asks and never reads is cut off there.
@@ -193,7 +193,9 @@ impl Connections {
         }
         self.ensure_queue(conn.slot);
         self.change_queue(conn.slot, |queue| {
-            queue.put_back(frames, skip, taken);
+            if !mutated(Mutant::RefusalIgnored) {
+                queue.put_back(frames, skip, taken);
+            }
             queue.blocked = true;
         });
     }

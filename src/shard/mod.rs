@@ -32,7 +32,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Blob, ConnId, Key, Nanos, Now, Random, ShardId, TICK, Wheel};
+use crate::base::{Blob, ConnId, Key, Mutant, Nanos, Now, Random, ShardId, TICK, Wheel, mutated};
 use crate::http::cors::Origins;
 use crate::hub::{Home, Local, Message};
 use crate::metrics::Counters;
@@ -73,6 +73,8 @@ pub struct Shard {
     /// Last number given to a publishing request.
     requests: u32,
     next_sweep: Nanos,
+    /// Answers held back by [`Mutant::ReplyOutsideFifo`]; always empty otherwise.
+    late_replies: Vec<(ShardId, Message)>,
     /// Bytes that arrived behind a request which has now been answered.
     carried: VecDeque<(ConnId, Vec<u8>)>,
 }
@@ -102,6 +104,7 @@ impl Shard {
             metrics: Counters::default(),
             requests: 0,
             next_sweep: now.monotonic + SWEEP_INTERVAL,
+            late_replies: Vec::new(),
             carried: VecDeque::new(),
             options,
         }
@@ -135,6 +138,9 @@ impl Shard {
             while let Some(channel) = self.local.stop_lingering(now.monotonic) {
                 self.tell_home_left(channel);
             }
+        }
+        for (to, message) in self.late_replies.drain(..) {
+            self.outbox.push(to, message);
         }
         self.continue_drain(now);
         self.continue_carried(now);
@@ -187,7 +193,12 @@ impl Shard {
         match message {
             Message::Subscribe(request) => {
                 let answer = Box::new(self.home.subscribe(from, &request, &self.options.hub, now));
-                self.outbox.push(from, Message::Subscribed { subscription: request.subscription, answer });
+                let message = Message::Subscribed { subscription: request.subscription, answer };
+                if mutated(Mutant::ReplyOutsideFifo) {
+                    self.late_replies.push((from, message));
+                } else {
+                    self.outbox.push(from, message);
+                }
             }
             Message::NextPage { channel, subscription, after } => {
                 let answer = Box::new(self.home.next_page(&channel, after, &self.options.hub, now));

@@ -6,7 +6,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use crate::base::ShardId;
+use crate::base::{Mutant, ShardId, mutated};
 use crate::hub::{ChannelName, Message};
 
 /// Waiting bytes above which no new publishing is accepted towards the worker.
@@ -50,6 +50,9 @@ impl Outbox {
     /// The next message for a worker whose mailbox has room.
     pub fn pop(&mut self, to: ShardId) -> Option<Message> {
         let queue = &mut self.queues[to.index()];
+        if mutated(Mutant::SpillReorders) && queue.messages.len() > 1 {
+            queue.messages.swap(0, 1);
+        }
         let message = queue.messages.pop_front()?;
         queue.bytes -= message.bytes();
         self.waiting -= 1;

@@ -4,6 +4,7 @@ use super::Shard;
 use super::reply::Facts;
 use super::stage::Stage;
 use crate::base::{ConnId, Nanos, Now, StreamPosition};
+use crate::http::problem::Problem;
 use crate::hub::{Answer, ChannelName, Gap, Outcome, Publication, token};
 use crate::metrics::TransportKind;
 use crate::protocol::plain::item;
@@ -104,9 +105,17 @@ impl Shard {
         }
     }
 
-    /// The poll's time is up (or its homes have not answered in time): what there is goes out.
+    /// The poll's time is up, or its homes have not answered in time: what there is goes out.
     pub(super) fn poll_expired(&mut self, conn: ConnId, now: Now) {
-        self.answer_poll(conn, now);
+        let Some(Stage::Poll(poll)) = self.connections.get(conn).map(|cell| &cell.stage) else { return };
+        if poll.owed == 0 || !poll.items.is_empty() {
+            return self.answer_poll(conn, now);
+        }
+        // Without an answer there is no position to tell, and a made-up one would lose publications.
+        self.leave_all(conn);
+        let Some(Stage::Poll(poll)) = self.take_stage(conn) else { return };
+        self.refuse(conn, &poll.facts, &Problem::unavailable("the channel's worker did not answer in time", 1), now);
+        self.continue_with(conn, poll.carry);
     }
 
     fn answer_poll(&mut self, conn: ConnId, now: Now) {

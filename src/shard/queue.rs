@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use crate::base::{Blob, Frame, FrameTag, Frames};
+use crate::base::{Blob, Frame, FrameTag, Frames, Mutant, mutated};
 use crate::hub::SlowConsumer;
 
 /// The frames one connection waits to send.
@@ -142,7 +142,7 @@ impl SendQueue {
 
     /// Index of the first frame that has not begun and fits.
     fn find(&self, fits: impl Fn(&Frame) -> bool) -> Option<usize> {
-        let begun = usize::from(self.skip > 0);
+        let begun = usize::from(self.skip > 0 && !mutated(Mutant::DropBegunFrame));
         self.frames.iter().skip(begun).position(fits).map(|at| at + begun)
     }
 
@@ -165,7 +165,7 @@ impl SendQueue {
         for frame in self.frames.drain(first..=last) {
             self.bytes -= frame.blob.len();
         }
-        if let Some(blob) = gap(dropped) {
+        if let Some(blob) = gap(dropped).filter(|_| !mutated(Mutant::DropWithoutGap)) {
             self.bytes += blob.len();
             // A gap's tag keeps its extent: `key` is how many were lost.
             let tag = FrameTag { subscription: tag.subscription, count: 0, key: dropped.count, offset: dropped.to };

@@ -122,7 +122,8 @@ impl Client {
     fn read_head(&mut self) -> Result<bool, String> {
         let Some(end) = find(&self.wire, b"\r\n\r\n") else { return Ok(false) };
         let head = String::from_utf8_lossy(&self.wire[..end]).into_owned();
-        if !head.starts_with("HTTP/1.1 200") && !head.starts_with("HTTP/1.1 101") {
+        let busy = self.way == Way::Poll && head.starts_with("HTTP/1.1 503");
+        if !busy && !head.starts_with("HTTP/1.1 200") && !head.starts_with("HTTP/1.1 101") {
             return Err(format!("unexpected answer {head:?}"));
         }
         self.chunked = head.contains("Transfer-Encoding: chunked");
@@ -178,6 +179,9 @@ impl Client {
             return Ok(false);
         }
         let body: Vec<u8> = self.wire.drain(..end + 4 + length).skip(end + 4).collect();
+        if head.starts_with("HTTP/1.1 503") {
+            return Ok(true);
+        }
         let value: Value = serde_json::from_slice(&body).map_err(|error| format!("poll body: {error}"))?;
         for item in value["messages"].as_array().ok_or("no messages")? {
             self.judge(item, model)?;
@@ -257,7 +261,7 @@ impl Client {
         let fits = match (&expected, self.promise) {
             (None, _) => true,
             (Some(expected), Promise::Stream) => expected == position,
-            (Some(expected), Promise::State) => split(expected).0 == epoch && split(expected).1 <= offset,
+            (Some(expected), Promise::State) => split(expected).0 != epoch || split(expected).1 <= offset,
         };
         if !fits {
             return Err(format!("{:?} on {}: {position} came, {expected:?} was due", self.way, self.channel));

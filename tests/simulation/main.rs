@@ -44,3 +44,27 @@ fn no_subscriber_loses_repeats_or_reorders_a_publication() {
         }
     }
 }
+
+/// Proves that the test above can fail: each deliberate bug must be noticed within the seeds that CI runs.
+#[cfg(feature = "mutants")]
+#[test]
+fn every_mutant_is_caught() {
+    use ringmain::base::Mutant;
+    let seeds = number("SEEDS").unwrap_or(2000);
+    std::panic::set_hook(Box::new(|_| {}));
+    let survivors: Vec<Mutant> = Mutant::ALL
+        .into_iter()
+        .filter(|&mutant| {
+            Mutant::turn_on(Some(mutant));
+            let caught = (0..seeds).find(|&seed| std::panic::catch_unwind(|| run(seed)).is_err());
+            Mutant::turn_on(None);
+            match caught {
+                Some(seed) => println!("{mutant:?}: caught by seed {seed}"),
+                None => println!("{mutant:?}: survived {seeds} seeds"),
+            }
+            caught.is_none()
+        })
+        .collect();
+    let _ = std::panic::take_hook();
+    assert!(survivors.is_empty(), "not caught: {survivors:?}");
+}

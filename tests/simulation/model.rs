@@ -13,7 +13,8 @@ impl Model {
     /// Notes what a position holds; the same position may be told by several witnesses, who must agree.
     pub fn witness(&mut self, channel: &str, position: &str, number: u64) -> Result<(), String> {
         let top = self.tops.entry(channel.to_owned()).or_insert_with(|| position.to_owned());
-        if split(position).1 > split(top).1 {
+        // A channel that was forgotten comes back under another epoch; what is seen last is what there is.
+        if split(position).0 != split(top).0 || split(position).1 > split(top).1 {
             *top = position.to_owned();
         }
         match self.published.insert((channel.to_owned(), position.to_owned()), number) {
