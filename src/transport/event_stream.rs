@@ -62,15 +62,18 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
     /// What a browser would dispatch: last event id, event name, data (WHATWG HTML section 9.2.6).
-    fn read(stream: &str) -> Vec<(String, String, String)> {
+    pub(crate) fn read(stream: &str) -> Vec<(String, String, String)> {
         let (mut id, mut name, mut data) = (String::new(), String::new(), None::<String>);
         let mut dispatched = Vec::new();
-        for line in stream.replace("\r\n", "\n").split(['\n', '\r']) {
+        let stream = stream.replace("\r\n", "\n").replace('\r', "\n");
+        // A line that has not ended is not a line, and an event without its blank line is never dispatched.
+        let ended = stream.rfind('\n').map_or("", |at| &stream[..at]);
+        for line in ended.split('\n') {
             let (field, value) =
                 line.split_once(':').map_or((line, ""), |(field, value)| (field, value.strip_prefix(' ').unwrap_or(value)));
             match (line, field) {
@@ -96,6 +99,17 @@ mod tests {
         position(&mut out, "Xk3v:41");
         assert_eq!(out, b"retry: 2417\nid: Xk3v:41\n\n");
         assert!(read(std::str::from_utf8(&out).unwrap()).is_empty());
+    }
+
+    #[test]
+    fn an_event_cut_off_is_not_dispatched() {
+        let mut out = Vec::new();
+        event(&mut out, Some("e:1"), None, b"a");
+        let stream = std::str::from_utf8(&out).unwrap();
+        assert_eq!(read(stream), [("e:1".to_owned(), String::new(), "a".to_owned())]);
+        for end in 0..stream.len() {
+            assert!(read(&stream[..end]).is_empty(), "{:?}", &stream[..end]);
+        }
     }
 
     #[test]

@@ -48,3 +48,34 @@ pub fn content(bytes: Vec<u8>, chunked: bool) -> Vec<u8> {
     write_chunk(&mut out, &bytes);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(kind: StreamKind, http11: bool, cors: &Cors, expected: &str) {
+        assert_eq!(String::from_utf8(head(kind, http11, cors)).unwrap(), format!("HTTP/1.1 200 OK\r\n{expected}\r\n"));
+    }
+
+    #[test]
+    fn a_stream_opens_with_what_its_readers_and_proxies_need() {
+        let fields = |kind: &str| format!("Content-Type: {kind}\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n");
+        let (events, lines) = (fields("text/event-stream"), fields("application/x-ndjson"));
+        let chunked = "Transfer-Encoding: chunked\r\n";
+        check(StreamKind::EventStream, true, &Cors::None, &format!("{events}{chunked}"));
+        check(StreamKind::NdJson, true, &Cors::None, &format!("{lines}{chunked}"));
+        check(StreamKind::EventStream, false, &Cors::None, &format!("{events}Connection: close\r\n"));
+        let any = "Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: ETag, Retry-After\r\n";
+        check(StreamKind::EventStream, true, &Cors::Any, &format!("{events}{any}{chunked}"));
+        let echo = any.replace('*', "https://x.org") + "Vary: Origin\r\n";
+        check(StreamKind::NdJson, true, &Cors::Echo("https://x.org".into()), &format!("{lines}{echo}{chunked}"));
+    }
+
+    #[test]
+    fn content_is_one_chunk_and_never_the_last() {
+        assert_eq!(content(b"0123456789abcdefg".to_vec(), true), b"11\r\n0123456789abcdefg\r\n");
+        assert_eq!(content(b"a".to_vec(), false), b"a");
+        assert_eq!(content(Vec::new(), true), b"", "an empty chunk would end the stream");
+    }
+}
