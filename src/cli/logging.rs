@@ -1,0 +1,19 @@
+//! Log lines: for people on a terminal, JSON otherwise, always on standard error.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, LogFormat};
+
+/// Starts logging as configured.
+pub fn start(config: &Config) {
+    let human = match config.log_format {
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => std::io::stderr().is_terminal(),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(config.log_level)).with_writer(std::io::stderr);
+    // A second start (tests in one process) keeps the first.
+    let _ = if human { builder.with_target(false).try_init() } else { builder.json().flatten_event(true).try_init() };
+}
