@@ -89,10 +89,10 @@ fn announce(config: &Config, bound: &Bound) {
     let bells = if bound.ring_doorbells { "ring doorbells" } else { "eventfd doorbells" };
     println!("{workers}, {bells}, {} open files allowed to each", open_files());
     println!("kernel: {}", bound.features);
-    if config.mode == Mode::Development {
-        if let Some(address) = bound.listen.first() {
-            print_hints(config, *address);
-        }
+    if config.mode == Mode::Development
+        && let Some(address) = bound.listen.first()
+    {
+        print_hints(config, *address);
     }
 }
 

@@ -7,6 +7,7 @@ use crate::hub::AudienceId;
 use crate::metrics::TransportKind;
 use crate::protocol::plain::request::Format;
 use crate::transport::stream::StreamKind;
+use crate::ws::DeflateParams;
 
 /// What decides a receiver's bytes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -22,7 +23,7 @@ pub struct Audience {
 pub enum Shape {
     /// `deflate`: the window bits agreed on, where compression was.
     WebSocket {
-        deflate: Option<u8>,
+        deflate: Option<DeflateParams>,
     },
     Stream {
         kind: StreamKind,

@@ -9,15 +9,12 @@ use crate::protocol::plain::item;
 use crate::protocol::plain::request::Format;
 use crate::transport::stream::{self, StreamKind};
 use crate::transport::{event_stream, poll};
-use crate::ws;
-use crate::ws::deflate::Deflater;
-use crate::ws::encode::Opcode;
+use crate::ws::{self, DeflateParams, Deflater, Opcode};
 
-/// What encoding needs besides the item: the worker's compressor and when to use it.
+/// What encoding needs besides the item: the worker's compressor, and when to use it.
 pub struct Encoder<'a> {
     pub deflater: &'a mut Deflater,
-    /// Messages below this are not worth compressing.
-    pub deflate_bytes_min: usize,
+    pub options: &'a ws::Options,
 }
 
 impl Encoder<'_> {
@@ -89,15 +86,11 @@ impl Encoder<'_> {
     }
 
     /// A WebSocket message, compressed where that was agreed on and is worth it.
-    pub fn message(&mut self, out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], deflate: Option<u8>) {
-        match deflate.filter(|_| payload.len() >= self.deflate_bytes_min) {
-            Some(window_bits) => {
-                let packed = self.deflater.deflate(payload, window_bits);
-                ws::encode::header(out, opcode, packed.len(), true);
-                out.extend_from_slice(&packed);
-            }
+    pub fn message(&mut self, out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], deflate: Option<DeflateParams>) {
+        match deflate {
+            Some(params) => out.extend_from_slice(&self.deflater.frame(opcode, payload, params, self.options)),
             None => {
-                ws::encode::header(out, opcode, payload.len(), false);
+                ws::encode::header(opcode, payload.len(), false, out);
                 out.extend_from_slice(payload);
             }
         }

@@ -77,8 +77,7 @@ impl Shard {
             visited += u32::try_from(slice.len()).unwrap_or(u32::MAX);
             match &cursor.run {
                 Run::Publications(run) if !audience.single => {
-                    let mut encoder =
-                        Encoder { deflater: &mut self.deflater, deflate_bytes_min: self.options.ws.deflate_bytes_min };
+                    let mut encoder = Encoder { deflater: &mut self.deflater, options: &self.options.ws };
                     let blob = cursor.blob.get_or_insert_with(|| encoder.run(audience, run).into());
                     let shared = Shared { audience, run, blob, bytes_max };
                     let delivered = shared.hand_out(slice, &mut self.connections, &mut encoder, aftermath);

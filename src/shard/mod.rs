@@ -36,7 +36,7 @@ use crate::base::{Blob, ConnId, Key, Mutant, Nanos, Now, Random, ShardId, TICK, 
 use crate::http::cors::Origins;
 use crate::hub::{Home, Local, Message};
 use crate::metrics::Counters;
-use crate::ws::deflate::{Deflater, Inflater};
+use crate::ws::{Deflater, Opcode, Scratch};
 use audience::Audiences;
 use connections::{Connections, Queued};
 use outbox::Outbox;
@@ -65,7 +65,7 @@ pub struct Shard {
     aftermath: fanout::Aftermath,
     draining: Option<operate::Drain>,
     deflater: Deflater,
-    inflater: Inflater,
+    scratch: Scratch,
     /// The ping frame every WebSocket gets.
     ping: Blob,
     random: Random,
@@ -98,8 +98,8 @@ impl Shard {
             aftermath: fanout::Aftermath::default(),
             draining: None,
             deflater: Deflater::default(),
-            inflater: Inflater::default(),
-            ping: crate::ws::encode::frame(crate::ws::encode::Opcode::Ping, b"").into(),
+            scratch: Scratch::default(),
+            ping: crate::ws::encode::frame(Opcode::Ping, b"").into(),
             random,
             metrics: Counters::default(),
             requests: 0,

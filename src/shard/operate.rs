@@ -83,10 +83,7 @@ impl Shard {
 
     fn tell_to_go(&mut self, conn: ConnId, now: Now) {
         match self.connections.get(conn).map(|cell| &cell.stage) {
-            Some(Stage::WebSocket(_)) => {
-                let (code, reason) = (Disconnect::Shutdown.number(), Disconnect::Shutdown.reason());
-                self.close_websocket(conn, code, reason, now);
-            }
+            Some(Stage::WebSocket(_)) => self.close_websocket(conn, Disconnect::Shutdown, now),
             Some(Stage::Stream(_)) => self.close_with(conn, Disconnect::Shutdown, now),
             Some(Stage::Poll(_)) => self.poll_expired(conn, now),
             Some(Stage::Head(None)) => self.end(conn, now),

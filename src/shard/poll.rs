@@ -100,18 +100,21 @@ impl Shard {
     pub(super) fn poll_answered(&mut self, conn: ConnId, now: Now) {
         let Some(Stage::Poll(poll)) = self.connections.get(conn).map(|cell| &cell.stage) else { return };
         let ready = !poll.items.is_empty() || poll.deadline <= now.monotonic || poll.facts.head_only;
-        if poll.owed == 0 && ready {
-            self.answer_poll(conn, now);
+        match (poll.owed, ready) {
+            (0, true) => self.answer_poll(conn, now),
+            // Until now the homes had longer to answer than the client wants to wait.
+            (0, false) => self.timers.set(conn.slot, poll.deadline),
+            (_, _) => {}
         }
     }
 
     /// The poll's time is up, or its homes have not answered in time: what there is goes out.
     pub(super) fn poll_expired(&mut self, conn: ConnId, now: Now) {
         let Some(Stage::Poll(poll)) = self.connections.get(conn).map(|cell| &cell.stage) else { return };
-        if poll.owed == 0 || !poll.items.is_empty() {
+        if poll.owed == 0 {
             return self.answer_poll(conn, now);
         }
-        // Without an answer there is no position to tell, and a made-up one would lose publications.
+        // Without every home's answer there is no position to tell, and half of one would lose publications.
         self.leave_all(conn);
         let Some(Stage::Poll(poll)) = self.take_stage(conn) else { return };
         self.refuse(conn, &poll.facts, &Problem::unavailable("the channel's worker did not answer in time", 1), now);

@@ -69,7 +69,7 @@ impl Shard {
         self.metrics.slow_consumer.one(policy.label());
         let state = self.options.hub.is_state(name.as_str());
         let bytes = frame.blob.len();
-        let mut encoder = Encoder { deflater: &mut self.deflater, deflate_bytes_min: self.options.ws.deflate_bytes_min };
+        let mut encoder = Encoder { deflater: &mut self.deflater, options: &self.options.ws };
         let mut gap = |dropped: Dropped| {
             let gap = dropped_gap(epoch, dropped);
             if state { None } else { encoder.gap(&audience, name, &gap).map(Into::into) }
@@ -110,7 +110,7 @@ impl Shard {
         self.leave_all(conn);
         self.connections.change_queue(conn.slot, super::queue::SendQueue::drop_publications);
         match self.connections.get(conn).map(|cell| &cell.stage) {
-            Some(Stage::WebSocket(_)) => self.close_websocket(conn, disconnect.number(), disconnect.reason(), now),
+            Some(Stage::WebSocket(_)) => self.close_websocket(conn, disconnect, now),
             Some(Stage::Stream(stream)) => {
                 let audience = self.audiences.get(stream.audience).clone();
                 let retry = self.retry();
@@ -125,7 +125,7 @@ impl Shard {
     }
 
     pub(super) fn encoder(&mut self) -> Encoder<'_> {
-        Encoder { deflater: &mut self.deflater, deflate_bytes_min: self.options.ws.deflate_bytes_min }
+        Encoder { deflater: &mut self.deflater, options: &self.options.ws }
     }
 }
 

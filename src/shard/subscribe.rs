@@ -20,8 +20,8 @@ use crate::protocol::plain::item;
 use crate::protocol::plain::request::{Format, SubscribeRequest, Transport};
 use crate::transport::event_stream;
 use crate::transport::stream::{self, StreamKind};
-use crate::ws::frame::Decoder;
-use crate::ws::handshake::{UpgradeRequest, negotiate};
+use crate::ws::handshake::negotiate;
+use crate::ws::{Accepted, Decoder, HandshakeError, Role, UpgradeRequest};
 
 /// How long a poll that need not wait is given for its homes' answers.
 const HOME_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,9 +34,11 @@ impl Shard {
             Ok(request) => request,
             Err(error) => return self.refuse(conn, &facts, &error.problem(), now),
         };
+        // A look is answered as a poll, whatever was accepted: that is where the position is told.
+        let transport = if facts.head_only { Transport::Poll { wait: Duration::ZERO } } else { request.transport };
         let key = self.shows_key(head);
         let denied = request.channels.iter().find(|channel| !self.may_subscribe(channel, key)).cloned();
-        match (request.transport, denied) {
+        match (transport, denied) {
             (Transport::WebSocket, denied) => self.open_websocket(conn, head, &request, denied.is_some(), facts, now),
             (_, Some(channel)) => {
                 let detail = format!("channel {channel} may not be subscribed to here: set allow_subscribe in its namespace");
@@ -61,7 +63,7 @@ impl Shard {
         let Some(audience) = self.become_websocket(conn, head, door, request.format, &facts, now) else { return };
         if denied {
             // A browser cannot see the status of a refused upgrade; a close code it can.
-            self.close_websocket(conn, Disconnect::PermissionDenied.number(), Disconnect::PermissionDenied.reason(), now);
+            self.close_websocket(conn, Disconnect::PermissionDenied, now);
         } else {
             self.join_all(conn, request, audience);
         }
@@ -82,14 +84,16 @@ impl Shard {
         facts: &Facts,
         now: Now,
     ) -> Option<AudienceId> {
-        let accepted = match negotiate(&upgrade_request(head), &self.options.ws, &[]) {
+        let accepted = match accept(head, &self.options.ws) {
             Ok(accepted) => accepted,
             Err(error) => {
-                self.refuse(conn, facts, &Problem::handshake(error.status(), &error.to_string()), now);
+                let problem = Problem::new(error.status(), error.to_string());
+                let refusal = error.fields().iter().fold(problem, |problem, (name, value)| problem.with(name, value));
+                self.refuse(conn, facts, &refusal, now);
                 return None;
             }
         };
-        let deflate = accepted.deflate.map(|deflate| deflate.window_bits);
+        let deflate = accepted.deflate();
         let audience =
             self.intern(conn, Audience { transport: Shape::WebSocket { deflate }, format, single: false }, facts, now)?;
         self.count_request(facts, 101);
@@ -100,7 +104,7 @@ impl Shard {
         self.set_stage(
             conn,
             Stage::WebSocket(WebSocket {
-                decoder: Decoder::server(),
+                decoder: Decoder::new(Role::Server, deflate.is_some()),
                 door,
                 deflate,
                 awaiting_pong: false,
@@ -115,10 +119,6 @@ impl Shard {
 
     fn open_stream(&mut self, conn: ConnId, request: &SubscribeRequest, kind: StreamKind, facts: Facts, now: Now) {
         let mut bytes = stream::head(kind, facts.http11, &facts.cors);
-        if facts.head_only {
-            self.count_request(&facts, 200);
-            return self.finish_response(conn, bytes, false, now);
-        }
         let single = request.channels.len() > 1 && kind == StreamKind::EventStream;
         let transport = Shape::Stream { kind, chunked: facts.http11 };
         let Some(audience) = self.intern(conn, Audience { transport, format: request.format, single }, &facts, now) else { return };
@@ -129,6 +129,14 @@ impl Shard {
             bytes.extend_from_slice(&stream::content(opening, facts.http11));
         }
         self.say(conn, bytes);
+        if self.draining.is_some() {
+            // An EventSource gives up for good on any status but 200, so what is temporary is said inside it.
+            let audience = self.audiences.get(audience).clone();
+            let retry = self.retry();
+            let bytes = self.encoder().end(&audience, Disconnect::Shutdown, retry);
+            self.say(conn, bytes);
+            return self.end(conn, now);
+        }
         let unanswered = single.then(|| request.starts().into());
         self.set_stage(conn, Stage::Stream(Stream { kind: self.audiences.get(audience).kind(), audience, unanswered }));
         self.timers.set(conn.slot, now.monotonic + self.options.transport.keep_alive_interval);
@@ -223,7 +231,7 @@ impl Shard {
     fn tell(&mut self, told: Told, channel: &ChannelName, start: Start, answer: &Answer) -> bool {
         let Told { conn, audience, subscription, first } = told;
         let audience = self.audiences.get(audience).clone();
-        let mut encoder = Encoder { deflater: &mut self.deflater, deflate_bytes_min: self.options.ws.deflate_bytes_min };
+        let mut encoder = Encoder { deflater: &mut self.deflater, options: &self.options.ws };
         let Some(bytes) = encoder.answer(&audience, channel, start, answer, first) else { return false };
         self.metrics.deliveries[audience.kind().index()] += answer.page.len() as u64;
         let bytes = if audience.single {
@@ -302,15 +310,19 @@ struct Told {
     first: bool,
 }
 
-fn upgrade_request(head: &Head) -> UpgradeRequest<'_> {
-    UpgradeRequest {
+/// Decides the handshake of a request.
+fn accept(head: &Head, options: &crate::ws::Options) -> Result<Accepted<'static>, HandshakeError> {
+    let [connection, protocols, extensions] =
+        ["connection", "sec-websocket-protocol", "sec-websocket-extensions"].map(|name| head.header_list(name));
+    let request = UpgradeRequest {
         get: head.method() == Method::Get,
         http11: head.version() == Version::Http11,
         upgrade: head.header("upgrade"),
-        connection: head.header_list("connection"),
+        connection: connection.as_deref(),
         key: head.header("sec-websocket-key"),
         version: head.header("sec-websocket-version"),
-        protocols: head.header_list("sec-websocket-protocol"),
-        extensions: head.header_list("sec-websocket-extensions"),
-    }
+        protocols: protocols.as_deref(),
+        extensions: extensions.as_deref(),
+    };
+    negotiate(&request, options, &[])
 }

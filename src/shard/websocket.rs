@@ -10,10 +10,7 @@ use crate::hub::local::NO_SUBSCRIPTION;
 use crate::hub::{Access, ChannelName, Draft, PublishError, PublishRef, Stored};
 use crate::protocol::codes::{Disconnect, ErrorCode};
 use crate::protocol::plain::{inbound, item};
-use crate::ws;
-use crate::ws::code::CloseCode;
-use crate::ws::encode::Opcode;
-use crate::ws::frame::{Decoder, Event};
+use crate::ws::{self, CloseCode, Decoder, DeflateParams, Event, FrameError, Opcode};
 
 /// Publications of one connection that wait for their homes.
 const PUBLISHES_MAX: usize = 1024;
@@ -28,8 +25,8 @@ const CLOSE_REPLY_WAIT: Duration = Duration::from_secs(5);
 pub struct WebSocket {
     pub decoder: Decoder,
     pub door: Door,
-    /// The window bits agreed on, where permessage-deflate was.
-    pub deflate: Option<u8>,
+    /// What was agreed on, where permessage-deflate was.
+    pub deflate: Option<DeflateParams>,
     /// A ping is out and nothing has been heard since.
     pub awaiting_pong: bool,
     /// Our close frame is out; only the peer's is awaited.
@@ -55,8 +52,10 @@ pub enum Door {
 
 /// How reading a WebSocket ended.
 enum Ended {
-    /// Say this code and reason, then close.
-    Close(u16, String),
+    /// Say why, then close.
+    Close(Disconnect),
+    /// The peer broke the protocol.
+    Broken(FrameError),
     /// The peer has closed with this code: say it back, then close.
     Answer(Option<CloseCode>),
     /// Both close frames have been exchanged.
@@ -65,7 +64,7 @@ enum Ended {
 
 impl From<Disconnect> for Ended {
     fn from(disconnect: Disconnect) -> Self {
-        Self::Close(disconnect.number(), disconnect.reason().to_owned())
+        Self::Close(disconnect)
     }
 }
 
@@ -79,10 +78,16 @@ impl Shard {
         self.set_stage(conn, Stage::WebSocket(socket));
         match ended {
             Ok(()) => {}
-            Err(Ended::Close(code, reason)) => self.close_websocket(conn, code, &reason, now),
+            Err(Ended::Close(disconnect)) => self.close_websocket(conn, disconnect, now),
             Err(Ended::Answer(code)) => {
-                self.disconnected(conn, code.map_or(1005, |code| code.0));
-                self.say(conn, ws::encode::close(code.unwrap_or(CloseCode(1005)), ""));
+                self.disconnected(conn, code.map_or(1005, CloseCode::number));
+                self.say(conn, ws::encode::close_reply(code));
+                self.end(conn, now);
+            }
+            Err(Ended::Broken(error)) => {
+                // What the peer says after this cannot be read, its close frame included.
+                self.disconnected(conn, error.close_code().number());
+                self.say(conn, ws::encode::close(error.close_code(), error.reason()));
                 self.end(conn, now);
             }
             Err(Ended::Over) => self.end(conn, now),
@@ -93,41 +98,40 @@ impl Shard {
     fn websocket_messages(&mut self, conn: ConnId, socket: &mut WebSocket, bytes: &mut [u8]) -> Result<(), Ended> {
         let mut rest = bytes;
         let options = Arc::clone(&self.options);
-        loop {
-            let inflater = socket.deflate.map(|_| &mut self.inflater);
-            match socket.decoder.next(&mut rest, &options.ws, inflater) {
-                Ok(Some(event)) => self.websocket_event(conn, socket, event)?,
-                Ok(None) => return Ok(()),
+        // Events may borrow from it, so it is out of the shard while they are handled.
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let result = loop {
+            match socket.decoder.next(&mut rest, &mut scratch, &options.ws) {
+                Ok(Some(event)) => {
+                    if let Err(ended) = self.websocket_event(conn, socket, event) {
+                        break Err(ended);
+                    }
+                }
+                Ok(None) => break Ok(()),
                 Err(error) => {
-                    let code = error.close_code();
-                    self.metrics.ws_protocol_errors.one(code.0);
-                    return Err(Ended::Close(code.0, error.to_string()));
+                    self.metrics.ws_protocol_errors.one(error.close_code().number());
+                    break Err(Ended::Broken(error));
                 }
             }
-        }
+        };
+        self.scratch = scratch;
+        result
     }
 
     fn websocket_event(&mut self, conn: ConnId, socket: &mut WebSocket, event: Event<'_>) -> Result<(), Ended> {
-        let opcode = match &event {
-            Event::Text(_) => "text",
-            Event::Binary(_) => "binary",
-            Event::Ping(_) => "ping",
-            Event::Pong(_) => "pong",
-            Event::Close(_) => "close",
-        };
-        self.metrics.ws_messages_received.one(opcode);
+        self.metrics.ws_messages_received.one(label(&event));
         match event {
-            Event::Close(_) if socket.close_sent => Err(Ended::Over),
-            Event::Close(code) => Err(Ended::Answer(code)),
+            Event::Close { .. } if socket.close_sent => Err(Ended::Over),
+            Event::Close { code, .. } => Err(Ended::Answer(code)),
             // After our close frame only the peer's counts (RFC 6455 section 5.5.1).
             _ if socket.close_sent => Ok(()),
             Event::Ping(payload) => {
-                self.say(conn, ws::encode::frame(Opcode::Pong, &payload));
+                self.say(conn, ws::encode::frame(Opcode::Pong, payload));
                 Ok(())
             }
             Event::Pong(_) => Ok(()),
-            Event::Text(payload) => self.websocket_message(conn, socket, &payload, Opcode::Text),
-            Event::Binary(payload) => self.websocket_message(conn, socket, &payload, Opcode::Binary),
+            Event::Text(payload) => self.websocket_message(conn, socket, payload.as_bytes(), Opcode::Text),
+            Event::Binary(payload) => self.websocket_message(conn, socket, payload, Opcode::Binary),
         }
     }
 
@@ -184,7 +188,7 @@ impl Shard {
         self.answer_publish_request(reference.conn, deflate, id, result.map_err(ErrorCode::from));
     }
 
-    fn answer_publish_request(&mut self, conn: ConnId, deflate: Option<u8>, id: u64, result: Result<Stored, ErrorCode>) {
+    fn answer_publish_request(&mut self, conn: ConnId, deflate: Option<DeflateParams>, id: u64, result: Result<Stored, ErrorCode>) {
         let mut text = Vec::with_capacity(96);
         match result {
             Ok(stored) => item::publish_ok(&mut text, id, stored.position),
@@ -223,14 +227,15 @@ impl Shard {
     }
 
     /// Sends a close frame and waits for the peer's (RFC 6455 section 7.1.2).
-    pub(super) fn close_websocket(&mut self, conn: ConnId, code: u16, reason: &str, now: Now) {
+    pub(super) fn close_websocket(&mut self, conn: ConnId, disconnect: Disconnect, now: Now) {
         let Some(Stage::WebSocket(socket)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
         if std::mem::replace(&mut socket.close_sent, true) {
             return;
         }
-        self.disconnected(conn, code);
+        self.disconnected(conn, disconnect.number());
         self.leave_all(conn);
-        self.say(conn, ws::encode::close(CloseCode(code), reason));
+        let code = CloseCode::new(disconnect.number()).unwrap_or(CloseCode::INTERNAL_ERROR);
+        self.say(conn, ws::encode::close(code, disconnect.reason()));
         self.timers.set(conn.slot, now.monotonic + CLOSE_REPLY_WAIT);
     }
 
@@ -245,7 +250,7 @@ impl Shard {
             self.abort(conn);
         } else if socket.awaiting_pong {
             self.metrics.pong_timeouts += 1;
-            self.close_websocket(conn, Disconnect::NoPong.number(), Disconnect::NoPong.reason(), now);
+            self.close_websocket(conn, Disconnect::NoPong, now);
         } else if quiet_until > now.monotonic {
             self.timers.set(conn.slot, quiet_until);
         } else {
@@ -254,5 +259,16 @@ impl Shard {
             self.say(conn, ping);
             self.timers.set(conn.slot, now.monotonic + self.options.ws.pong_timeout);
         }
+    }
+}
+
+/// The value of the `opcode` label.
+const fn label(event: &Event<'_>) -> &'static str {
+    match event {
+        Event::Text(_) => "text",
+        Event::Binary(_) => "binary",
+        Event::Ping(_) => "ping",
+        Event::Pong(_) => "pong",
+        Event::Close { .. } => "close",
     }
 }

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 
 use ringmain::base::ConnId;
 use ringmain::ws;
-use ringmain::ws::encode::Opcode;
-use ringmain::ws::frame::{Decoder, Event};
+use ringmain::ws::{Decoder, Event, Opcode, Role, Scratch};
 use serde_json::Value;
 
 use crate::model::{Model, split};
@@ -63,7 +62,7 @@ impl Client {
             wire: Vec::new(),
             head_read: false,
             chunked: false,
-            decoder: Decoder::client(),
+            decoder: Decoder::new(Role::Client, false),
             asked: VecDeque::new(),
         }
     }
@@ -103,7 +102,7 @@ impl Client {
         self.head_read = false;
         self.blocked = false;
         self.stalled = false;
-        self.decoder = Decoder::client();
+        self.decoder = Decoder::new(Role::Client, false);
     }
 
     /// Takes bytes off the wire and judges every item in them. `true`: a poll has been answered.
@@ -136,12 +135,12 @@ impl Client {
 
     fn read_frames(&mut self, model: &mut Model) -> Result<(), String> {
         let mut wire = std::mem::take(&mut self.wire);
-        let mut bytes = wire.as_mut_slice();
-        let mut decoder = std::mem::take(&mut self.decoder);
+        let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(Role::Client, false));
+        let (mut bytes, mut scratch) = (wire.as_mut_slice(), Scratch::default());
         let result = loop {
-            match decoder.next(&mut bytes, &ws::Options::default(), None) {
+            match decoder.next(&mut bytes, &mut scratch, &ws::Options::default()) {
                 Ok(Some(Event::Text(text))) => {
-                    if let Err(error) = self.item(&text, model) {
+                    if let Err(error) = self.item(text.as_bytes(), model) {
                         break Err(error);
                     }
                 }
@@ -150,7 +149,6 @@ impl Client {
                 Err(error) => break Err(format!("torn WebSocket stream: {error}")),
             }
         };
-        // Decoder::default() would decode a client's frames; keep the one that has the state.
         self.decoder = decoder;
         result
     }
@@ -274,7 +272,7 @@ impl Client {
 /// A masked text message with a publish request.
 pub fn publish_frame(id: u64, number: u64, padding: usize) -> Vec<u8> {
     let text = format!("{{\"id\":{id},\"publish\":{{\"data\":{{\"n\":{number},\"pad\":\"{}\"}}}}}}", "x".repeat(padding));
-    ws::encode::masked_frame(Opcode::Text, text.as_bytes(), [1, 2, 3, 4])
+    ws::encode::masked(Opcode::Text, text.as_bytes(), [1, 2, 3, 4])
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {

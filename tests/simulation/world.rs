@@ -366,10 +366,10 @@ impl World {
     }
 
     fn close(&mut self, shard: usize, conn: ConnId, how: CloseHow) {
-        if let Some(publisher) = self.publishers.remove(&(shard, conn.slot)) {
-            if let Err(error) = published(&publisher, how, &mut self.model) {
-                self.error.get_or_insert(error);
-            }
+        if let Some(publisher) = self.publishers.remove(&(shard, conn.slot))
+            && let Err(error) = published(&publisher, how, &mut self.model)
+        {
+            self.error.get_or_insert(error);
         }
         if let Some(owner) = self.owners.remove(&(shard, conn.slot)) {
             self.clients[owner].disconnected();
