@@ -210,3 +210,7 @@ pub fn keep_alive(audience: &Audience) -> Vec<u8> {
         Shape::WebSocket { .. } | Shape::Poll { .. } => Vec::new(),
     }
 }
+
+#[cfg(test)]
+#[path = "encode_tests.rs"]
+mod tests;
