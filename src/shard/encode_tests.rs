@@ -8,8 +8,6 @@ use crate::transport::event_stream::tests::read;
 use crate::ws::deflate::Inflater;
 use proptest::prelude::*;
 
-const DEFLATE_BYTES_MIN: usize = 64;
-
 fn at(offset: u64) -> StreamPosition {
     StreamPosition { epoch: Epoch(1), offset }
 }
@@ -47,7 +45,7 @@ fn audience(transport: Shape, format: Format) -> Audience {
 }
 
 fn encoded<R>(encode: impl FnOnce(&mut Encoder<'_>) -> R) -> R {
-    encode(&mut Encoder { deflater: &mut Deflater::default(), deflate_bytes_min: DEFLATE_BYTES_MIN })
+    encode(&mut Encoder { deflater: &mut Deflater::default(), options: &ws::Options::default() })
 }
 
 #[track_caller]
@@ -105,10 +103,10 @@ fn a_run_is_a_polls_whole_response() {
 
 #[test]
 fn only_messages_worth_it_are_compressed() {
-    let audience = audience(Shape::WebSocket { deflate: Some(15) }, Format::Json);
+    let audience = audience(Shape::WebSocket { deflate: Some(DeflateParams { server_window: ws::WindowBits::MAX }) }, Format::Json);
     let long = publication(1, PayloadKind::Text, &[b'x'; 100], None);
     let short = encoded(|encoder| encoder.run(&audience, &run()[..1]));
-    assert_eq!((short[0], short.len()), (0x81, 2 + ITEMS[0].len()), "below {DEFLATE_BYTES_MIN} bytes");
+    assert_eq!((short[0], short.len()), (0x81, 2 + ITEMS[0].len()), "too short to be worth it");
     let packed = encoded(|encoder| encoder.run(&audience, std::slice::from_ref(&long)));
     assert_eq!(packed[0], 0xc1, "RSV1 and text");
     assert_eq!(Inflater::default().inflate(&packed[2..], 1 << 10).unwrap(), item_of(&long));
