@@ -266,6 +266,45 @@ impl Label {
     }
 }
 
+/// What a ring counts.
+#[derive(Clone, Debug, Default)]
+pub struct RingCounters {
+    pub enters: u64,
+    /// Submissions made early because the submission queue was full.
+    pub sq_full: u64,
+    /// Times that the completion queue had overflowed into the kernel's list.
+    pub cq_overflows: u64,
+    pub sends: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+}
+
+/// What the worker's loop around a shard counts, for metrics: the shard itself cannot know it.
+#[derive(Clone, Debug, Default)]
+pub struct LoopFacts {
+    pub ring: RingCounters,
+    /// Receives that found the buffer ring empty.
+    pub enobufs: u64,
+    /// Sleeping workers woken by this one.
+    pub doorbells: u64,
+    /// Times that accepting was paused, by errno.
+    pub accept_backoff: Labelled,
+    pub accepted: u64,
+    /// Fresh connections given to other workers.
+    pub handed_over: u64,
+    /// Operations whose completion never came; each is a bug.
+    pub lost_completions: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// Connections now without an armed receive.
+    pub parked: u64,
+    pub buffers_free: u64,
+    pub mailbox_depth: u64,
+    /// Turns by duration of their own work: up to 0.1, 0.3, 1, 3, 10, 30, 100 ms, and above.
+    pub turns: [u64; 8],
+    pub turn_nanos: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,9 @@
 
 mod arena;
 mod blob;
+mod doorbell;
 mod id;
+mod mailbox;
 mod position;
 mod random;
 mod slots;
@@ -13,7 +15,9 @@ mod wheel;
 
 pub use arena::{Arena, Key};
 pub use blob::{Blob, Frame, FrameTag, Frames};
+pub use doorbell::Doorbell;
 pub use id::{ConnId, ShardId};
+pub use mailbox::{MAILBOX_ENTRIES, MAILBOX_ENTRIES_MANY, PEERS_FEW_MAX, Post, post_office};
 pub use position::{Epoch, StreamPosition};
 pub use random::Random;
 pub use slots::Slots;

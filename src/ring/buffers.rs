@@ -1,0 +1,166 @@
+//! Receive buffers that the kernel picks from, and the leases by which received bytes are reached.
+//!
+//! ```text
+//! mapping: [ ring entries, page-aligned ][ buffer 0 ][ buffer 1 ] ...        one mmap, prefaulted
+//! a buffer is: in the ring (the kernel may take it)  ──completion──►  leased (ours)  ──give_back──►  returned
+//!              ▲──────────────────────────────── publish ─────────────────────────────────────────────┘
+//! ```
+//! Invariant: `in the ring + leased + returned == count`. The mapping is never freed while it is registered.
+
+use std::io;
+use std::num::Wrapping;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+
+use io_uring::Submitter;
+use io_uring::types::BufRingEntry;
+
+use super::options::BUFFER_BYTES;
+
+/// The one buffer group of a ring.
+pub const GROUP: u16 = 0;
+const PAGE_BYTES: usize = 4096;
+
+/// Numbers the `Buffers` of this process, so that a lease of one is never read through another.
+static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+
+/// Received bytes: the only way to the buffer until it is given back.
+#[derive(Debug)]
+#[must_use = "a lease that is not given back loses its buffer"]
+pub struct Lease {
+    /// Which `Buffers` it belongs to.
+    owner: u32,
+    buffer: u16,
+    length: u32,
+}
+
+impl Lease {
+    /// Bytes received.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.length as usize
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+}
+
+/// The buffers of one ring.
+pub struct Buffers {
+    id: u32,
+    base: NonNull<u8>,
+    map_bytes: usize,
+    count: u16,
+    tail: Wrapping<u16>,
+    /// Given back, not yet published.
+    returned: Vec<u16>,
+    leased: u16,
+    registered: bool,
+}
+
+impl Buffers {
+    /// Maps and registers `count` buffers (a power of two, at most 32,768).
+    pub fn register(submitter: &Submitter<'_>, count: u16) -> io::Result<Self> {
+        assert!(count.is_power_of_two() && count <= 1 << 15);
+        let map_bytes = entries_bytes(count) + usize::from(count) * BUFFER_BYTES;
+        let base = map(map_bytes)?;
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let returned = (0..count).collect();
+        let mut buffers = Self { id, base, map_bytes, count, tail: Wrapping(0), returned, leased: 0, registered: false };
+        // SAFETY: the mapping is page-aligned, holds `count` entries, and stays until `unregister` or for ever.
+        unsafe { submitter.register_buf_ring_with_flags(base.as_ptr() as u64, count, GROUP, 0) }?;
+        buffers.registered = true;
+        buffers.publish();
+        Ok(buffers)
+    }
+
+    /// Must be called before the ring goes, with nothing in flight; a mapping that stays registered is leaked, not freed.
+    pub fn unregister(&mut self, submitter: &Submitter<'_>) {
+        self.registered = self.registered && submitter.unregister_buf_ring(GROUP).is_err();
+    }
+
+    /// Buffers that the kernel may take now, those that it has taken without our having seen it included.
+    pub fn free(&self) -> u16 {
+        self.count - self.leased - u16::try_from(self.returned.len()).unwrap_or(self.count)
+    }
+
+    /// The lease for a completion that carries `buffer` with `length` received bytes. `None` if the kernel named no such buffer.
+    pub fn lease(&mut self, buffer: u16, length: u32) -> Option<Lease> {
+        if buffer >= self.count || length as usize > BUFFER_BYTES {
+            return None;
+        }
+        self.leased += 1;
+        Some(Lease { owner: self.id, buffer, length })
+    }
+
+    /// The received bytes.
+    pub fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
+        assert_eq!(lease.owner, self.id);
+        assert!(lease.buffer < self.count && lease.length as usize <= BUFFER_BYTES);
+        // SAFETY: the offset and length are inside the mapping. The kernel gave this buffer up with the completion that minted
+        // the lease, and gets it back only through `give_back`, which consumes the lease; both are mutably borrowed here.
+        unsafe { std::slice::from_raw_parts_mut(self.buffer(lease.buffer), lease.length as usize) }
+    }
+
+    /// Takes a buffer back; the kernel sees it after the next [`Self::publish`].
+    pub fn give_back(&mut self, lease: Lease) {
+        assert_eq!(lease.owner, self.id);
+        self.leased -= 1;
+        self.returned.push(lease.buffer);
+    }
+
+    /// Hands everything given back to the kernel with one store.
+    pub fn publish(&mut self) {
+        if self.returned.is_empty() {
+            return;
+        }
+        let mask = self.count - 1;
+        while let Some(buffer) = self.returned.pop() {
+            let address = self.buffer(buffer) as u64;
+            // SAFETY: the index is below `count`, so the entry lies in the ring part of the mapping; entries between the
+            // published tail and the kernel's head are ours alone. Field stores leave `resv` alone, which in entry 0 is the tail.
+            let entry = unsafe { &mut *self.base.cast::<BufRingEntry>().as_ptr().add(usize::from(self.tail.0 & mask)) };
+            entry.set_addr(address);
+            entry.set_len(u32::try_from(BUFFER_BYTES).unwrap_or(u32::MAX));
+            entry.set_bid(buffer);
+            self.tail += 1;
+        }
+        // SAFETY: `tail` is the u16 inside the first entry of a live, page-aligned mapping that the kernel only reads.
+        unsafe {
+            let tail = BufRingEntry::tail(self.base.cast::<BufRingEntry>().as_ptr()).cast_mut();
+            AtomicU16::from_ptr(tail).store(self.tail.0, Ordering::Release);
+        }
+    }
+
+    fn buffer(&self, index: u16) -> *mut u8 {
+        // SAFETY: callers pass an index below `count`, so the offset is inside the mapping.
+        unsafe { self.base.as_ptr().add(entries_bytes(self.count) + usize::from(index) * BUFFER_BYTES) }
+    }
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        if !self.registered {
+            // SAFETY: our own mapping, no longer known to the kernel, and no lease can be read without `self`.
+            unsafe { libc::munmap(self.base.as_ptr().cast(), self.map_bytes) };
+        }
+    }
+}
+
+/// Bytes of the ring entries, in whole pages.
+fn entries_bytes(count: u16) -> usize {
+    (usize::from(count) * size_of::<BufRingEntry>()).next_multiple_of(PAGE_BYTES)
+}
+
+/// Anonymous memory, touched now, so that it never shows up later as memory per connection.
+fn map(bytes: usize) -> io::Result<NonNull<u8>> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+    // SAFETY: a fresh anonymous mapping, no address asked for.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(base.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
+}

@@ -1,0 +1,223 @@
+//! What a ring is asked to be, what it turned out to be, and why it could not be made.
+
+use std::fmt;
+use std::ops::{BitOr, BitOrAssign};
+
+/// Sizes of a ring.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Submission queue entries.
+    pub sq_entries: u32,
+    /// Completion queue entries; halved down to [`CQ_ENTRIES_MIN`] where memory may not be locked.
+    pub cq_entries: u32,
+    /// Direct descriptors; also limited by `RLIMIT_NOFILE`.
+    pub files_max: u32,
+    /// Receive buffers of [`BUFFER_BYTES`] each; rounded down to a power of two, at most 32,768.
+    pub buffers: u16,
+    /// Set-up flags to be treated as if the kernel refused them, so that every fallback can be tested on any kernel.
+    pub refused: SetupFlags,
+}
+
+/// Below this a completion queue is not shrunk.
+pub const CQ_ENTRIES_MIN: u32 = 4096;
+/// Bytes of one receive buffer.
+pub const BUFFER_BYTES: usize = 2048;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { sq_entries: 4096, cq_entries: 65_536, files_max: 1 << 20, buffers: 4096, refused: SetupFlags::NONE }
+    }
+}
+
+/// A set of io_uring set-up flags that the loop profits from but can do without.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SetupFlags(u8);
+
+impl SetupFlags {
+    pub const NONE: Self = Self(0);
+    /// Linux 6.6.
+    pub const NO_SQARRAY: Self = Self(1);
+    /// Linux 6.1; needs [`Self::SINGLE_ISSUER`].
+    pub const DEFER_TASKRUN: Self = Self(2);
+    /// Linux 6.0.
+    pub const SINGLE_ISSUER: Self = Self(4);
+    /// Linux 5.19.
+    pub const COOP_TASKRUN: Self = Self(8);
+    /// Linux 5.18.
+    pub const SUBMIT_ALL: Self = Self(16);
+    /// Newest first: the order in which an old kernel makes us give them up.
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::NO_SQARRAY, "NO_SQARRAY"),
+        (Self::DEFER_TASKRUN, "DEFER_TASKRUN"),
+        (Self::SINGLE_ISSUER, "SINGLE_ISSUER"),
+        (Self::COOP_TASKRUN, "COOP_TASKRUN"),
+        (Self::SUBMIT_ALL, "SUBMIT_ALL"),
+    ];
+
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    #[must_use]
+    pub const fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+}
+
+impl BitOr for SetupFlags {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for SetupFlags {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+impl fmt::Display for SetupFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (flag, name) in Self::ALL {
+            if self.contains(flag) {
+                write!(f, "{separator}{name}")?;
+                separator = " ";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What this kernel gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Features {
+    pub setup: SetupFlags,
+    /// Wanted and refused.
+    pub missing: SetupFlags,
+    /// The ring's descriptor is registered, which saves its lookup in each enter.
+    pub registered_ring: bool,
+    /// Peer addresses can be read from direct descriptors (Linux 6.7), so that accepts are multishot.
+    pub peer_name: bool,
+    pub sq_entries: u32,
+    pub cq_entries: u32,
+    /// The completion queue had to be made smaller than asked for.
+    pub cq_shrunk: bool,
+    /// Direct descriptors.
+    pub files: u32,
+    /// Receive buffers.
+    pub buffers: u16,
+}
+
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sq_entries, cq_entries, files, buffers, .. } = self;
+        write!(f, "io_uring: queues {sq_entries}/{cq_entries}, {files} direct descriptors, {buffers} buffers; ")?;
+        write!(f, "with {}", self.setup)?;
+        if self.missing != SetupFlags::NONE {
+            write!(f, "; without {}", self.missing)?;
+        }
+        if !self.registered_ring {
+            write!(f, "; without a registered ring descriptor")?;
+        }
+        if !self.peer_name {
+            write!(f, "; without SO_PEERNAME (one accept at a time)")?;
+        }
+        if self.cq_shrunk {
+            write!(f, "; completion queue shrunk: raise RLIMIT_MEMLOCK (LimitMEMLOCK=infinity, ulimit -l unlimited)")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why there is no ring, and what to do about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RingError {
+    /// The sysctl `kernel.io_uring_disabled` is 1 or 2.
+    Disabled { level: u8 },
+    /// A seccomp profile refuses the system call.
+    Seccomp,
+    /// The system call does not exist.
+    OldKernel,
+    /// Memory may not be locked, even for the smallest queues.
+    Memlock,
+    /// A feature without which there is no loop.
+    Missing { feature: &'static str, errno: i32 },
+    /// The kernel refused an enter for good.
+    Enter { errno: i32 },
+}
+
+impl fmt::Display for RingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disabled { level: 1 } => f.write_str(
+                "io_uring is reserved for a group (kernel.io_uring_disabled = 1): run as a member of kernel.io_uring_group, or `sysctl kernel.io_uring_disabled=0`",
+            ),
+            Self::Disabled { .. } => {
+                f.write_str("io_uring is switched off (kernel.io_uring_disabled = 2): `sysctl kernel.io_uring_disabled=0`")
+            }
+            Self::Seccomp => f.write_str(
+                "io_uring is refused with EPERM, as the seccomp profiles of container runtimes do: run the container with the profile in tuning/ (`--security-opt seccomp=tuning/seccomp.json`)",
+            ),
+            Self::OldKernel => {
+                f.write_str("this kernel has no io_uring, or a sandbox hides it (ENOSYS): Linux 6.1 or newer is needed")
+            }
+            Self::Memlock => f.write_str(
+                "not enough memory may be locked for the rings (ENOMEM): raise RLIMIT_MEMLOCK (`ulimit -l unlimited`, LimitMEMLOCK=infinity) or use fewer workers",
+            ),
+            Self::Missing { feature, errno } => write!(
+                f,
+                "this kernel's io_uring lacks {feature} ({}): Linux 6.1 or newer is needed",
+                std::io::Error::from_raw_os_error(*errno)
+            ),
+            Self::Enter { errno } => write!(f, "io_uring_enter failed: {}", std::io::Error::from_raw_os_error(*errno)),
+        }
+    }
+}
+
+impl std::error::Error for RingError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_names_its_remedy() {
+        for (error, remedy) in [
+            (RingError::Disabled { level: 1 }, "kernel.io_uring_group"),
+            (RingError::Disabled { level: 2 }, "sysctl kernel.io_uring_disabled=0"),
+            (RingError::Seccomp, "tuning/seccomp.json"),
+            (RingError::OldKernel, "6.1"),
+            (RingError::Memlock, "LimitMEMLOCK=infinity"),
+            (RingError::Missing { feature: "provided buffers", errno: libc::EINVAL }, "6.1"),
+        ] {
+            assert!(error.to_string().contains(remedy), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let features = Features {
+            setup: SetupFlags::SUBMIT_ALL | SetupFlags::COOP_TASKRUN,
+            missing: SetupFlags::NO_SQARRAY,
+            registered_ring: true,
+            peer_name: false,
+            sq_entries: 8,
+            cq_entries: 4096,
+            cq_shrunk: true,
+            files: 10,
+            buffers: 4,
+        };
+        let text = features.to_string();
+        for part in ["with COOP_TASKRUN SUBMIT_ALL", "without NO_SQARRAY", "without SO_PEERNAME", "LimitMEMLOCK"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! The ring itself: safe constructors of submissions, the one enter, and the drain after it.
+
+use std::collections::{HashMap, VecDeque};
+use std::marker::PhantomData;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed};
+use io_uring::{IoUring, cqueue, opcode};
+
+use super::buffers::{Buffers, GROUP, Lease};
+use super::gather::Gather;
+use super::options::{Features, Options, RingError};
+use super::sends::{Refused, Sends};
+use super::setup;
+use super::sockaddr::{self, AddressBuffer};
+use super::sys::{self, RingFd};
+use super::token::{Kind, Token};
+use crate::base::{ConnId, Frames};
+use crate::metrics::RingCounters;
+
+/// Flags of every send: never waits, takes all or says how much, raises no signal.
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+/// What a parked connection waits for.
+const POLL_IN: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
+/// Enters in a row that may consume nothing before a waiting loop gets its turn.
+const STUCK_ENTERS_MAX: u32 = 8;
+
+/// What happened to an operation.
+#[derive(Debug)]
+pub struct Completion {
+    pub token: Token,
+    /// As the system call would return it: negative is an errno.
+    pub result: i32,
+    /// The operation goes on and will complete again.
+    pub more: bool,
+    /// The socket holds more unread bytes.
+    pub nonempty: bool,
+    /// Received bytes. Must be given back.
+    pub lease: Option<Lease>,
+    /// The address that an accept or [`Ring::peer_name`] was asked for.
+    pub address: Option<SocketAddr>,
+}
+
+/// How long an enter may wait for the first completion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    No,
+    AtMost(Duration),
+    Unbounded,
+}
+
+/// Which directions of a socket are shut down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ShutdownHow {
+    Write,
+    Both,
+}
+
+/// Memory that the kernel reads or writes for one operation, kept until its last completion.
+enum Kept {
+    Address(Box<AddressBuffer>),
+    Descriptor(Box<RawFd>, OwnedFd),
+}
+
+/// One thread's io_uring. See the [module](super) for what it guarantees.
+pub struct Ring {
+    io: IoUring,
+    fd: RingFd,
+    buffers: Buffers,
+    features: Features,
+    sends: Sends,
+    gather: Gather,
+    /// Submissions that found the queue full and the kernel unwilling; they go first.
+    backlog: VecDeque<Entry>,
+    /// Submissions made so far, the backlog included; wraps.
+    submissions: u32,
+    refused: VecDeque<Refused>,
+    completions: VecDeque<Completion>,
+    kept: HashMap<u64, Kept>,
+    counters: RingCounters,
+    /// An enter inside a push failed for good; the next [`Self::enter`] says so.
+    broken: Option<RingError>,
+    /// The kernel accepts submissions from this thread only.
+    _this_thread: PhantomData<*const ()>,
+}
+
+impl Ring {
+    /// Makes a ring for the calling thread.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the error says why and what to do.
+    pub fn new(options: &Options) -> Result<Self, RingError> {
+        let setup::Parts { io, fd, buffers, features } = setup::build(options)?;
+        Ok(Self {
+            io,
+            fd,
+            buffers,
+            features,
+            sends: Sends::default(),
+            gather: Gather::default(),
+            backlog: VecDeque::new(),
+            submissions: 0,
+            refused: VecDeque::new(),
+            completions: VecDeque::new(),
+            kept: HashMap::new(),
+            counters: RingCounters::default(),
+            broken: None,
+            _this_thread: PhantomData,
+        })
+    }
+
+    /// What this kernel gave.
+    #[must_use]
+    pub const fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// The descriptor by which other rings send messages here. Valid as long as the ring.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as `self.io`, which the borrow keeps alive.
+        unsafe { BorrowedFd::borrow_raw(self.io.as_raw_fd()) }
+    }
+
+    /// What was counted since the ring was made.
+    #[must_use]
+    pub const fn counters(&self) -> &RingCounters {
+        &self.counters
+    }
+
+    // ---- what came in ----
+
+    /// The next send that was not taken whole. To be applied before any completion is and before the next send is pushed.
+    pub fn pop_refused(&mut self) -> Option<Refused> {
+        self.refused.pop_front()
+    }
+
+    /// The next completion, in the kernel's order.
+    pub fn pop(&mut self) -> Option<Completion> {
+        self.completions.pop_front()
+    }
+
+    /// Whether completions wait to be popped.
+    #[must_use]
+    pub fn has_completions(&self) -> bool {
+        !self.completions.is_empty() || !self.refused.is_empty()
+    }
+
+    /// The bytes of a lease of this ring.
+    pub fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
+        self.buffers.bytes(lease)
+    }
+
+    /// Takes a buffer back; the kernel may use it after the next [`Self::publish_buffers`].
+    pub fn give_back(&mut self, lease: Lease) {
+        self.buffers.give_back(lease);
+    }
+
+    /// Hands all buffers given back to the kernel, with one store.
+    pub fn publish_buffers(&mut self) {
+        self.buffers.publish();
+    }
+
+    /// Receive buffers that are neither leased nor waiting to be published.
+    #[must_use]
+    pub fn buffers_free(&self) -> u16 {
+        self.buffers.free()
+    }
+
+    // ---- enter ----
+
+    /// Submits everything, waits for a first completion as told, and reads the completion queue to its end.
+    ///
+    /// Afterwards every send pushed before has been decided: refused ones are in [`Self::pop_refused`], all others are done.
+    ///
+    /// # Errors
+    /// Only when the ring is unusable.
+    pub fn enter(&mut self, wait: Wait) -> Result<(), RingError> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
+        let mut wait = if self.has_completions() { Wait::No } else { wait };
+        let mut stuck = 0;
+        loop {
+            self.fill();
+            let before = self.waiting();
+            self.enter_once(wait)?;
+            self.drain()?;
+            let left = self.waiting();
+            if left == 0 {
+                return Ok(());
+            }
+            // The kernel took fewer than offered (out of memory, or its own limits): offer the rest again, without waiting.
+            stuck = if left < before { 0 } else { stuck + 1 };
+            if stuck == STUCK_ENTERS_MAX {
+                return Ok(());
+            }
+            wait = Wait::No;
+        }
+    }
+
+    /// Submissions that the kernel has not consumed.
+    fn waiting(&mut self) -> usize {
+        self.io.submission().len() + self.backlog.len()
+    }
+
+    /// Moves the backlog into the submission queue, as far as there is room.
+    fn fill(&mut self) {
+        let mut queue = self.io.submission();
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: as in `push`, through which every entry of the backlog came.
+            if unsafe { queue.push(entry) }.is_err() {
+                break;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    fn enter_once(&mut self, wait: Wait) -> Result<(), RingError> {
+        let to_submit = u32::try_from(self.io.submission().len()).unwrap_or(u32::MAX);
+        let (min_complete, timeout) = match wait {
+            Wait::No => (0, Some(Duration::ZERO)),
+            Wait::AtMost(limit) => (1, Some(limit)),
+            Wait::Unbounded => (1, None),
+        };
+        self.counters.enters += 1;
+        match sys::enter(self.fd, to_submit, min_complete, timeout) {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error().unwrap_or(0) {
+                // Timeouts and signals are ordinary ends of a wait; the rest are passing shortages: drain, then offer again.
+                libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM => Ok(()),
+                // Completions were dropped for want of memory: nothing can be trusted any more.
+                errno => Err(RingError::Enter { errno }),
+            },
+        }
+    }
+
+    /// Reads the completion queue to its end, the kernel's overflow list included, then releases what was consumed.
+    fn drain(&mut self) -> Result<(), RingError> {
+        loop {
+            self.read_completions();
+            if !self.io.submission().cq_overflow() {
+                break;
+            }
+            self.counters.cq_overflows += 1;
+            self.flush_overflow()?;
+        }
+        let consumed = self.submissions.wrapping_sub(u32::try_from(self.waiting()).unwrap_or(u32::MAX));
+        let (sends, bytes) = self.sends.release(consumed, &mut self.refused);
+        self.counters.sends += sends;
+        self.counters.sent_bytes += bytes;
+        if self.sends.is_empty() {
+            self.gather.reset();
+        }
+        Ok(())
+    }
+
+    /// Lets the kernel move its overflow list into the completion queue, without submitting anything.
+    fn flush_overflow(&mut self) -> Result<(), RingError> {
+        match sys::enter(self.fd, 0, 0, Some(Duration::ZERO)) {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error().unwrap_or(0) {
+                libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM => Ok(()),
+                errno => Err(RingError::Enter { errno }),
+            },
+        }
+    }
+
+    fn read_completions(&mut self) {
+        let Self { io, sends, buffers, kept, completions, counters, .. } = self;
+        for entry in io.completion() {
+            let token = Token::from_bits(entry.user_data());
+            let (result, flags) = (entry.result(), entry.flags());
+            if token.kind == Kind::Send {
+                let known = sends.heard(token.slot, |conn| token.is_of(conn.generation), result);
+                debug_assert!(known, "a completion for a send that was already released");
+                continue;
+            }
+            let more = cqueue::more(flags);
+            let length = u32::try_from(result).unwrap_or(0);
+            let lease = cqueue::buffer_select(flags).and_then(|buffer| buffers.lease(buffer, length));
+            counters.received_bytes += lease.as_ref().map_or(0, |lease| lease.len() as u64);
+            let mut completion = Completion { token, result, more, nonempty: cqueue::sock_nonempty(flags), lease, address: None };
+            if !kept.is_empty() && !more {
+                finish(kept.remove(&entry.user_data()), &mut completion);
+            }
+            completions.push_back(completion);
+        }
+    }
+
+    // ---- sends ----
+
+    /// Sends `frames` without the first `skip` bytes. Silent when all is taken; else a [`Refused`] follows the next enter.
+    ///
+    /// # Panics
+    /// When the connection already has a send that was not decided by an enter: two could tear its stream.
+    pub fn push_send(&mut self, conn: ConnId, frames: Frames, skip: u32) {
+        let number = self.sends.next_number();
+        let token = Token::of(Kind::Send, ConnId { slot: number, generation: conn.generation });
+        self.make_room();
+        self.sends.add(conn, frames, skip, self.submissions);
+        let parts = self.sends.newest_parts();
+        // Every silent send waits for all: without WAITALL a short one would be silent too.
+        let entry = match parts.len() {
+            1 => {
+                let mut parts = parts;
+                let part = parts.next().unwrap_or_default();
+                let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
+                opcode::Send::new(Fixed(conn.slot), part.as_ptr(), length).flags(SEND_FLAGS).build()
+            }
+            _ => {
+                let header = self.gather.header(parts);
+                opcode::SendMsg::new(Fixed(conn.slot), header).flags(SEND_FLAGS as u32).build()
+            }
+        };
+        self.push(entry.flags(Flags::SKIP_SUCCESS), token);
+    }
+
+    /// Whether the connection has a send that no enter has decided yet.
+    #[must_use]
+    pub fn is_sending(&self, conn: ConnId) -> bool {
+        self.sends.is_busy(conn)
+    }
+
+    // ---- everything else ----
+
+    /// Accepts connections into direct descriptors until told otherwise; each completion's result is a slot.
+    pub fn accept_multishot(&mut self, listener: BorrowedFd<'_>, token: Token) {
+        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).allocate_file_index(true).build();
+        self.push(entry, token);
+    }
+
+    /// Accepts one connection into a direct descriptor, together with its peer address.
+    pub fn accept_once(&mut self, listener: BorrowedFd<'_>, token: Token) {
+        let mut buffer = AddressBuffer::empty();
+        let length = std::ptr::from_mut(&mut buffer.length);
+        let entry = opcode::Accept::new(Fd(listener.as_raw_fd()), buffer.as_mut_ptr(), length)
+            .file_index(Some(DestinationSlot::auto_target()))
+            .build();
+        self.keep(token, Kept::Address(buffer));
+        self.push(entry, token);
+    }
+
+    /// Reads the peer address of a direct descriptor whose listener has an address like `like`.
+    pub fn peer_name(&mut self, conn: ConnId, like: IpAddr) {
+        const SO_PEERNAME: u32 = 28;
+        let token = Token::of(Kind::PeerName, conn);
+        let mut buffer = AddressBuffer::empty();
+        let pointer = buffer.as_mut_ptr().cast();
+        // The kernel refuses a length that is larger than the address.
+        let length = sockaddr::length_of(like);
+        let entry = opcode::GetSockOpt::new(Fixed(conn.slot), libc::SOL_SOCKET as u32, SO_PEERNAME, pointer, length).build();
+        self.keep(token, Kept::Address(buffer));
+        self.push(entry, token);
+    }
+
+    /// Receives into buffers of the ring until told otherwise.
+    pub fn receive_multishot(&mut self, conn: ConnId) {
+        let entry = opcode::RecvMulti::new(Fixed(conn.slot), GROUP).build();
+        self.push(entry, Token::of(Kind::Receive, conn));
+    }
+
+    /// Receives what is there now, into a buffer of the ring.
+    pub fn receive_once(&mut self, conn: ConnId) {
+        let entry = opcode::Recv::new(Fixed(conn.slot), std::ptr::null_mut(), 0)
+            .buf_group(GROUP)
+            .flags(libc::MSG_DONTWAIT)
+            .build()
+            .flags(Flags::BUFFER_SELECT);
+        self.push(entry, Token::of(Kind::ReceiveOnce, conn));
+    }
+
+    /// Says each time that something arrives at a parked connection.
+    pub fn poll_in(&mut self, conn: ConnId) {
+        let entry = opcode::PollAdd::new(Fixed(conn.slot), POLL_IN).multi(true).build();
+        self.push(entry, Token::of(Kind::PollIn, conn));
+    }
+
+    /// Says once when the connection has room for sending.
+    pub fn poll_out(&mut self, conn: ConnId) {
+        let entry = opcode::PollAdd::new(Fixed(conn.slot), libc::POLLOUT as u32).build();
+        self.push(entry, Token::of(Kind::PollOut, conn));
+    }
+
+    /// Says each time that an ordinary descriptor (an eventfd) becomes readable.
+    pub fn poll_descriptor(&mut self, descriptor: BorrowedFd<'_>, token: Token) {
+        let entry = opcode::PollAdd::new(Fd(descriptor.as_raw_fd()), libc::POLLIN as u32).multi(true).build();
+        self.push(entry, token);
+    }
+
+    /// Shuts a connection down. [`ShutdownHow::Both`] also ends a receive that is armed.
+    pub fn shutdown(&mut self, conn: ConnId, how: ShutdownHow) {
+        let how = match how {
+            ShutdownHow::Write => libc::SHUT_WR,
+            ShutdownHow::Both => libc::SHUT_RDWR,
+        };
+        self.push(opcode::Shutdown::new(Fixed(conn.slot), how).build(), Token::of(Kind::Shutdown, conn));
+    }
+
+    /// Cancels every operation on a connection; each still completes by itself, in any order.
+    pub fn cancel_all(&mut self, conn: ConnId) {
+        let entry = opcode::AsyncCancel2::new(CancelBuilder::fd(Fixed(conn.slot)).all()).build();
+        self.push(entry, Token::of(Kind::Cancel, conn));
+    }
+
+    /// Cancels one operation of a connection.
+    pub fn cancel(&mut self, conn: ConnId, kind: Kind) {
+        let entry = opcode::AsyncCancel::new(Token::of(kind, conn).bits()).build();
+        self.push(entry, Token::of(Kind::Cancel, conn));
+    }
+
+    /// Cancels an operation that is not a connection's; the cancel's own completion is nobody's.
+    pub fn cancel_token(&mut self, token: Token) {
+        let entry = opcode::AsyncCancel::new(token.bits()).build();
+        self.push(entry, Token::numbered(Kind::None, 0));
+    }
+
+    /// Frees a direct descriptor. Nothing may be in flight on it: an armed receive would keep the socket open.
+    pub fn close(&mut self, conn: ConnId) {
+        self.push(opcode::Close::new(Fixed(conn.slot)).build(), Token::of(Kind::Close, conn));
+    }
+
+    /// Creates a TCP socket in a slot of the kernel's choice, which is the completion's result.
+    pub fn socket(&mut self, like: IpAddr, token: Token) {
+        let entry = opcode::Socket::new(sockaddr::family_of(like), libc::SOCK_STREAM, libc::IPPROTO_TCP)
+            .file_index(Some(DestinationSlot::auto_target()))
+            .build();
+        self.push(entry, token);
+    }
+
+    /// Connects a socket made by [`Self::socket`].
+    pub fn connect(&mut self, conn: ConnId, address: SocketAddr) {
+        let token = Token::of(Kind::Connect, conn);
+        let buffer = AddressBuffer::of(address);
+        let entry = opcode::Connect::new(Fixed(conn.slot), buffer.as_ptr(), buffer.length).build();
+        self.keep(token, Kept::Address(buffer));
+        self.push(entry, token);
+    }
+
+    /// Switches Nagle's algorithm off on a direct descriptor, where the kernel lets us; silent either way it matters.
+    pub fn set_nodelay(&mut self, conn: ConnId) {
+        static ON: i32 = 1;
+        let (level, option) = (libc::IPPROTO_TCP as u32, libc::TCP_NODELAY as u32);
+        let value = std::ptr::from_ref(&ON).cast();
+        let entry = opcode::SetSockOpt::new(Fixed(conn.slot), level, option, value, size_of::<i32>() as u32).build();
+        self.push(entry.flags(Flags::SKIP_SUCCESS), Token::numbered(Kind::None, 0));
+    }
+
+    /// Puts an ordinary descriptor into a slot of the kernel's choice, which is the completion's result.
+    pub fn adopt(&mut self, descriptor: OwnedFd, token: Token) {
+        let mut number = Box::new(descriptor.as_raw_fd());
+        let entry = opcode::FilesUpdate::new(std::ptr::from_mut(number.as_mut()), 1).offset(-1).build();
+        self.keep(token, Kept::Descriptor(number, descriptor));
+        self.push(entry, token);
+    }
+
+    /// Wakes another ring: it gets a [`Kind::Doorbell`]. Silent on success; else a [`Kind::DoorbellFailed`] with `number` here.
+    pub fn ring_doorbell(&mut self, ring: BorrowedFd<'_>, number: u32) {
+        let remote = Token::numbered(Kind::Doorbell, number).bits();
+        let entry = opcode::MsgRingData::new(Fd(ring.as_raw_fd()), 0, remote, None).build();
+        self.push(entry.flags(Flags::SKIP_SUCCESS), Token::numbered(Kind::DoorbellFailed, number));
+    }
+
+    /// Copies a direct descriptor into another ring's table, in a slot of its kernel's choice: there a [`Kind::HandedOver`]
+    /// whose result is the slot and whose number is `number`; here a [`Kind::HandOver`]. The slot here stays to be closed.
+    pub fn hand_over(&mut self, conn: ConnId, ring: BorrowedFd<'_>, number: u32) {
+        let remote = Token::numbered(Kind::HandedOver, number).bits();
+        let target = DestinationSlot::auto_target();
+        let entry = opcode::MsgRingSendFd::new(Fd(ring.as_raw_fd()), Fixed(conn.slot), target, remote).build();
+        self.push(entry, Token::of(Kind::HandOver, conn));
+    }
+
+    // ---- the one way in ----
+
+    fn keep(&mut self, token: Token, kept: Kept) {
+        let before = self.kept.insert(token.bits(), kept);
+        if let Some(before) = before {
+            // Two operations under one token: the older one's memory must not be freed under the kernel.
+            debug_assert!(false, "{token:?} is already in flight");
+            std::mem::forget(before);
+        }
+    }
+
+    /// Submits what is queued when the queue is full, so that the next push finds room.
+    fn make_room(&mut self) {
+        if !self.io.submission().is_full() {
+            return;
+        }
+        self.counters.sq_full += 1;
+        if let Err(error) = self.enter_once(Wait::No).and_then(|()| self.drain()) {
+            self.broken = Some(error);
+        }
+        self.fill();
+    }
+
+    fn push(&mut self, entry: Entry, token: Token) {
+        self.make_room();
+        let entry = entry.user_data(token.bits());
+        self.submissions = self.submissions.wrapping_add(1);
+        // SAFETY: every pointer in an entry is to a static, to memory in `sends`, `gather` or `kept`, or to nothing. `sends` and
+        // `gather` are released only after the queue was drained behind the enter that consumed the entry, `kept` only at
+        // the operation's last completion; none of them moves its contents.
+        if !self.backlog.is_empty() || unsafe { self.io.submission().push(&entry) }.is_err() {
+            self.backlog.push_back(entry);
+        }
+    }
+}
+
+/// Gives the kernel's answer out of the memory that was kept for it.
+fn finish(kept: Option<Kept>, completion: &mut Completion) {
+    match kept {
+        Some(Kept::Address(buffer)) => {
+            completion.address = if completion.result >= 0 { buffer.address() } else { None };
+        }
+        Some(Kept::Descriptor(number, descriptor)) => {
+            drop(descriptor);
+            if completion.result >= 0 {
+                completion.result = *number;
+            }
+        }
+        None => {}
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // Nothing may read or write our memory after this: end what is in flight, then take the buffers and the ring away.
+        let patience = io_uring::types::Timespec::new().sec(1);
+        let cancelled = self.io.submitter().register_sync_cancel(Some(patience), CancelBuilder::any());
+        let idle = cancelled.is_ok() || cancelled.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT));
+        if idle {
+            self.buffers.unregister(&self.io.submitter());
+        } else {
+            std::mem::forget(std::mem::take(&mut self.kept));
+        }
+        if let Some(index) = self.fd.registered {
+            sys::unregister_ring_fd(self.fd.fd, index);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Ring {
+    /// Offers the kernel only the first `count` submissions, as if it had consumed no more (tests of partial consumption).
+    pub(super) fn enter_partly(&mut self, count: u32) -> Result<(), RingError> {
+        self.fill();
+        sys::enter(self.fd, count, 0, Some(Duration::ZERO)).map_err(|_| RingError::Enter { errno: 0 })?;
+        self.drain()
+    }
+}
