@@ -325,6 +325,12 @@ impl Ring {
         self.sends.is_busy(conn)
     }
 
+    /// Whether there are sends that no enter has decided yet: between turns, only when the kernel consumed less than offered.
+    #[must_use]
+    pub fn has_undecided_sends(&self) -> bool {
+        !self.sends.is_empty()
+    }
+
     // ---- everything else ----
 
     /// Accepts connections into direct descriptors until told otherwise; each completion's result is a slot.

@@ -1,0 +1,261 @@
+//! Bytes in. A busy connection has a multishot receive armed (864 B of kernel memory), a quiet one only a poll (256 B).
+//!
+//! ```text
+//!            nothing for a sweep: cancel the receive, poll
+//!   RECEIVING ───────────────────────────────────────────► POLLING ── readable: receive once, again while there is more
+//!       ▲                                                     │
+//!       └───────── readable twice between two sweeps ─────────┘
+//! ```
+//! Data comes before the end of data: a hang-up seen by poll is acted on only when a receive has returned nothing.
+
+use std::time::Duration;
+
+use super::cells::{Flags, Stage};
+use super::deadlines::Due;
+use super::sockets::Sockets;
+use crate::base::{ConnId, Now};
+use crate::ring::{Completion, Kind};
+use crate::shard::{Input, Shard};
+
+/// Every connection is looked at once in this time; quiet ones are parked.
+const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+const SWEEP_STEPS: u32 = 20;
+/// What an end of the peer's side looks like to poll.
+const HANG_UP: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
+
+/// The round over all cells that finds quiet connections.
+#[derive(Default)]
+pub struct Sweep {
+    running: bool,
+    next_slot: u32,
+    /// This round has found something to come back for.
+    found: bool,
+}
+
+impl Sockets {
+    /// Arms the multishot receive, unless something speaks against it.
+    pub(super) fn arm_receive(&mut self, conn: ConnId) {
+        let Some(cell) = self.cells.of(conn) else { return };
+        let reads = matches!(cell.stage, Stage::Open | Stage::Flushing | Stage::Lingering);
+        if !reads || cell.flags.has(Flags::RECEIVING | Flags::EOF | Flags::PAUSED | Flags::STARVED) {
+            return;
+        }
+        self.begin(conn, Flags::RECEIVING);
+        self.ring.receive_multishot(conn);
+    }
+
+    /// A receive has something to say: bytes, the end, or an error.
+    pub(super) fn received(&mut self, completion: &mut Completion, shard: &mut Shard, now: Now) {
+        let Some(conn) = self.finish_operation(completion) else { return };
+        if !completion.more
+            && let Some(cell) = self.cells.of(conn)
+        {
+            cell.flags.clear(if completion.token.kind == Kind::Receive { Flags::RECEIVING } else { Flags::READING });
+        }
+        match completion.result {
+            0 => self.ended(conn, shard, now),
+            1.. => self.bytes(conn, completion, shard, now),
+            errno => self.receive_failed(conn, completion.token.kind, -errno, shard, now),
+        }
+        self.close_if_done(conn);
+    }
+
+    fn bytes(&mut self, conn: ConnId, completion: &mut Completion, shard: &mut Shard, now: Now) {
+        let Some(lease) = completion.lease.as_mut() else { return };
+        match self.cells.of(conn).map(|cell| cell.stage) {
+            Some(Stage::Open) => shard.handle(Input::Bytes { conn, bytes: self.ring.bytes(lease) }, now),
+            Some(Stage::Flushing | Stage::Lingering) => {
+                let bytes = u32::try_from(lease.len()).unwrap_or(u32::MAX);
+                self.discard(conn, bytes, now);
+            }
+            _ => return,
+        }
+        self.note_activity(conn, now);
+        if completion.token.kind == Kind::Receive {
+            if !completion.more {
+                self.restart_receive(conn);
+            }
+        } else {
+            self.read_again(conn, completion.nonempty);
+        }
+    }
+
+    /// The multishot receive has ended without an error of its own.
+    fn restart_receive(&mut self, conn: ConnId) {
+        let Some(cell) = self.cells.of(conn) else { return };
+        if cell.flags.take(Flags::STOPPING) && !cell.flags.has(Flags::PAUSED) && cell.stage == Stage::Open {
+            self.park(conn);
+        } else {
+            self.arm_receive(conn);
+        }
+    }
+
+    /// The peer will send no more.
+    fn ended(&mut self, conn: ConnId, shard: &mut Shard, now: Now) {
+        let Some(cell) = self.cells.of(conn) else { return };
+        cell.flags.set(Flags::EOF);
+        match cell.stage {
+            Stage::Open => shard.handle(Input::Eof { conn }, now),
+            Stage::Lingering => self.tear_down(conn, now),
+            _ => {}
+        }
+    }
+
+    fn receive_failed(&mut self, conn: ConnId, kind: Kind, errno: i32, shard: &mut Shard, now: Now) {
+        match errno {
+            libc::ENOBUFS => self.starve(conn),
+            // Cancelled by ourselves, to be parked, paused or closed.
+            libc::ECANCELED => self.restart_receive(conn),
+            libc::EAGAIN | libc::EINTR if kind == Kind::ReceiveOnce => self.read_again(conn, errno == libc::EINTR),
+            libc::EAGAIN | libc::EINTR | libc::ENOMEM => self.restart_receive(conn),
+            _ => self.fail(conn, errno, shard, now),
+        }
+    }
+
+    // ---- parked connections ----
+
+    fn park(&mut self, conn: ConnId) {
+        self.facts.parked += 1;
+        self.begin(conn, Flags::POLLING);
+        self.ring.poll_in(conn);
+    }
+
+    /// A parked connection has something to read, or its poll has ended.
+    pub(super) fn poll_in(&mut self, conn: ConnId, completion: &Completion, now: Now) {
+        let Some(cell) = self.cells.of(conn) else { return };
+        if !completion.more {
+            cell.flags.clear(Flags::POLLING);
+            self.facts.parked = self.facts.parked.saturating_sub(1);
+            // A poll that ended by itself (or by promotion) is followed by a receive; one that is armed stays.
+            return self.arm_receive(conn);
+        }
+        if cell.flags.has(Flags::RECEIVING | Flags::STARVED | Flags::PAUSED | Flags::EOF) {
+            return;
+        }
+        if cell.flags.has(Flags::ACTIVE) || cell.stage != Stage::Open {
+            return self.unpark(conn);
+        }
+        let hang_up = completion.result & HANG_UP != 0;
+        if cell.flags.has(Flags::READING) || hang_up {
+            cell.flags.set(Flags::AGAIN);
+        }
+        self.note_activity(conn, now);
+        self.read_once(conn);
+    }
+
+    /// A connection that is busy again gets its multishot receive back.
+    pub(super) fn unpark(&mut self, conn: ConnId) {
+        self.arm_receive(conn);
+        let Some(cell) = self.cells.of(conn) else { return };
+        if cell.flags.has(Flags::POLLING) {
+            cell.in_flight += 1;
+            self.ring.cancel(conn, Kind::PollIn);
+        }
+    }
+
+    fn read_once(&mut self, conn: ConnId) {
+        let Some(cell) = self.cells.of(conn) else { return };
+        if cell.flags.has(Flags::READING | Flags::RECEIVING | Flags::EOF | Flags::PAUSED | Flags::STARVED) {
+            return;
+        }
+        self.begin(conn, Flags::READING);
+        self.ring.receive_once(conn);
+    }
+
+    /// A single receive is through: another one, if there may be more to read.
+    fn read_again(&mut self, conn: ConnId, nonempty: bool) {
+        let Some(cell) = self.cells.of(conn) else { return };
+        if cell.flags.take(Flags::AGAIN) || nonempty {
+            self.read_once(conn);
+        }
+    }
+
+    // ---- pausing ----
+
+    /// The shard wants no more bytes, or wants them again. What is already received still comes.
+    pub(super) fn pause_reading(&mut self, conn: ConnId, paused: bool) {
+        let Some(cell) = self.in_stage(conn, Stage::Open) else { return };
+        if !paused {
+            cell.flags.clear(Flags::PAUSED);
+            return self.unpark(conn);
+        }
+        cell.flags.set(Flags::PAUSED);
+        if cell.flags.has(Flags::RECEIVING) && !cell.flags.has(Flags::STOPPING) {
+            cell.flags.set(Flags::STOPPING);
+            cell.in_flight += 1;
+            self.ring.cancel(conn, Kind::Receive);
+        }
+    }
+
+    // ---- no buffers ----
+
+    /// The receive found the buffer ring empty. Arming it again before buffers come back would fail at once, in a hot loop.
+    fn starve(&mut self, conn: ConnId) {
+        self.facts.enobufs += 1;
+        let Some(cell) = self.cells.of(conn) else { return };
+        cell.flags.clear(Flags::STOPPING);
+        if !matches!(cell.stage, Stage::Open | Stage::Flushing | Stage::Lingering) {
+            return;
+        }
+        cell.flags.set(Flags::STARVED);
+        self.starved.push_back(conn);
+    }
+
+    /// Arms as many starved receives as half of the free buffers could serve. To be called after the buffers were published.
+    pub fn feed_starved(&mut self) {
+        let rounds = self.starved.len().min(usize::from(self.ring.buffers_free()).div_ceil(2));
+        for _ in 0..rounds {
+            let Some(conn) = self.starved.pop_front() else { return };
+            if let Some(cell) = self.cells.of(conn) {
+                cell.flags.clear(Flags::STARVED);
+                self.unpark(conn);
+            }
+        }
+    }
+
+    // ---- going quiet ----
+
+    pub(super) fn note_activity(&mut self, conn: ConnId, now: Now) {
+        if let Some(cell) = self.cells.of(conn) {
+            cell.flags.set(Flags::ACTIVE);
+        }
+        if !self.sweep.running {
+            self.sweep = Sweep { running: true, next_slot: 0, found: false };
+            self.deadlines.set(now.monotonic + SWEEP_PERIOD / SWEEP_STEPS, Due::Sweep);
+        }
+    }
+
+    /// Looks at the next share of all cells. Ends after a round that found nobody busy: a worker at rest sleeps unbounded.
+    pub(super) fn sweep(&mut self, now: Now) {
+        let cells = self.cells.len();
+        let end = cells.min(self.sweep.next_slot + cells.div_ceil(SWEEP_STEPS));
+        for slot in self.sweep.next_slot..end {
+            self.second_chance(slot);
+        }
+        self.sweep.next_slot = end;
+        if end == cells {
+            if !self.sweep.found {
+                self.sweep.running = false;
+                return;
+            }
+            (self.sweep.next_slot, self.sweep.found) = (0, false);
+        }
+        self.deadlines.set(now.monotonic + SWEEP_PERIOD / SWEEP_STEPS, Due::Sweep);
+    }
+
+    /// Busy since the last round: spared. Quiet: parked.
+    fn second_chance(&mut self, slot: u32) {
+        let Some(cell) = self.cells.at_mut(slot) else { return };
+        if cell.stage != Stage::Open {
+            return;
+        }
+        let (armed, active) = (cell.flags.has(Flags::RECEIVING), cell.flags.take(Flags::ACTIVE));
+        self.sweep.found |= armed || active;
+        if armed && !active && !cell.flags.has(Flags::STOPPING) {
+            cell.flags.set(Flags::STOPPING);
+            cell.in_flight += 1;
+            let conn = ConnId { slot, generation: cell.generation };
+            self.ring.cancel(conn, Kind::Receive);
+        }
+    }
+}

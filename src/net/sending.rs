@@ -1,0 +1,99 @@
+//! Bytes out: one silent send per connection and flush; what the kernel refuses goes back to the shard.
+
+use std::time::Duration;
+
+use super::cells::{Flags, Stage};
+use super::deadlines::Due;
+use super::sockets::Sockets;
+use crate::base::{ConnId, Frames, Now};
+use crate::ring::Refused;
+use crate::shard::{Input, Shard};
+
+/// Wakes without progress in a row from which on poll is not believed (out of socket memory it says writable, send says no).
+const STALLS_BEFORE_BACKOFF: u8 = 2;
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+impl Sockets {
+    pub(super) fn send(&mut self, conn: ConnId, frames: Frames, skip: u32) {
+        let Some(cell) = self.in_stage(conn, Stage::Open) else { return };
+        debug_assert!(!cell.flags.has(Flags::BLOCKED), "a send to a connection that waits for room");
+        if cell.flags.has(Flags::WOKEN) {
+            self.proving.push(conn);
+        }
+        self.ring.push_send(conn, frames, skip);
+    }
+
+    /// Tells the shard of every send that was not taken whole. To be called after each enter, before anything else.
+    pub fn apply_refusals(&mut self, shard: &mut Shard, now: Now) {
+        while let Some(refused) = self.ring.pop_refused() {
+            self.refused(refused, shard, now);
+        }
+        self.forget_stalls();
+        self.end_what_is_sent(now);
+    }
+
+    fn refused(&mut self, refused: Refused, shard: &mut Shard, now: Now) {
+        let Refused { conn, frames, skip, outcome } = refused;
+        let taken = match outcome {
+            Ok(taken) => taken,
+            Err(errno) => return self.fail(conn, errno, shard, now),
+        };
+        match self.cells.of(conn).map(|cell| cell.stage) {
+            Some(Stage::Open) => {
+                self.await_room(conn, taken > 0, now);
+                shard.handle(Input::Taken { conn, frames, skip, taken }, now);
+            }
+            Some(Stage::Flushing) => {
+                self.await_room(conn, taken > 0, now);
+                self.keep_rest(conn, frames, skip, taken);
+            }
+            _ => {}
+        }
+    }
+
+    /// Arms the wake for when there is room; after wakes that brought nothing, a pause instead.
+    fn await_room(&mut self, conn: ConnId, progress: bool, now: Now) {
+        let Some(cell) = self.cells.of(conn) else { return };
+        cell.stalls = if cell.flags.take(Flags::WOKEN) && !progress { cell.stalls.saturating_add(1) } else { 0 };
+        cell.flags.set(Flags::BLOCKED);
+        if cell.stalls < STALLS_BEFORE_BACKOFF {
+            self.begin(conn, Flags::BLOCKED);
+            self.ring.poll_out(conn);
+        } else {
+            let doublings = u32::from(cell.stalls - STALLS_BEFORE_BACKOFF).min(8);
+            let pause = (BACKOFF_MIN * (1 << doublings)).min(BACKOFF_MAX);
+            self.deadlines.set(now.monotonic + pause, Due::Write(conn));
+        }
+    }
+
+    /// A send after a wake that was not refused is progress.
+    fn forget_stalls(&mut self) {
+        for conn in self.proving.drain(..) {
+            if let Some(cell) = self.cells.of(conn).filter(|cell| !cell.flags.has(Flags::BLOCKED)) {
+                cell.flags.clear(Flags::WOKEN);
+                cell.stalls = 0;
+            }
+        }
+    }
+
+    pub(super) fn poll_out(&mut self, conn: ConnId, result: i32, shard: &mut Shard, now: Now) {
+        if result != -libc::ECANCELED {
+            self.write_again(conn, shard, now);
+        }
+    }
+
+    /// There is room, or it is time to try.
+    pub(super) fn write_again(&mut self, conn: ConnId, shard: &mut Shard, now: Now) {
+        let Some(cell) = self.cells.of(conn) else { return };
+        if !cell.flags.take(Flags::BLOCKED) {
+            return;
+        }
+        cell.flags.set(Flags::WOKEN);
+        match cell.stage {
+            Stage::Open => shard.handle(Input::Writable { conn }, now),
+            Stage::Flushing => self.send_rest(conn),
+            _ => {}
+        }
+    }
+}

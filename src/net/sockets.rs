@@ -1,0 +1,261 @@
+//! The sockets of one worker: completions in, shard inputs out; shard outputs in, submissions out.
+//!
+//! This is the shell's whole state. It decides nothing about channels or requests; it keeps the promises that `shard::io`
+//! makes, on the kernel that there is. Its acts are grouped by file:
+//!
+//! ```text
+//! accepting.rs   listener ─► fresh ─► (another worker) ─► open
+//! receiving.rs   multishot receive while busy ◄─► multishot poll while quiet; buffers; half-close
+//! sending.rs     one silent send per flush; refusals, writability
+//! connecting.rs  upstream sockets
+//! closing.rs     flush ─► shut down ─► discard ─► count completions ─► close ─► free
+//! ```
+//! Invariant: a slot is free only when no completion that could name it is outstanding.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::accepting::Listener;
+use super::cells::{Cell, Cells, Flags, Stage};
+use super::closing::Rest;
+use super::deadlines::{Deadlines, Due};
+use super::receiving::Sweep;
+use crate::base::{ConnId, Nanos, Now};
+use crate::metrics::LoopFacts;
+use crate::ring::{Completion, Kind, Ring, Token};
+use crate::shard::{ConnectCause, GoneCause, Input, Output, Shard};
+
+/// What workers can see of each other.
+pub struct Peers {
+    /// This worker's place in the lists.
+    pub me: usize,
+    pub rings: Arc<[OwnedFd]>,
+    /// Open connections of each worker.
+    pub loads: Arc<[AtomicU32]>,
+}
+
+/// All sockets of a worker.
+pub struct Sockets {
+    pub ring: Ring,
+    pub facts: LoopFacts,
+    pub(super) cells: Cells,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) peers: Peers,
+    pub(super) deadlines: Deadlines,
+    /// Slots in use.
+    pub(super) live: u32,
+    /// Receives that found no buffer.
+    pub(super) starved: VecDeque<ConnId>,
+    /// Closed by the shard in this turn, to be shut down once their last send is decided.
+    pub(super) ending: Vec<ConnId>,
+    /// Sends made by connections that had stalled.
+    pub(super) proving: Vec<ConnId>,
+    /// What closed connections still have to send.
+    pub(super) rests: HashMap<u32, Rest>,
+    /// Bytes discarded per lingering connection.
+    pub(super) discarded: HashMap<u32, u32>,
+    /// Upstream sockets being created: the shard's token and the address.
+    pub(super) attempts: HashMap<u32, (u32, SocketAddr)>,
+    pub(super) next_attempt: u32,
+    /// Upstream sockets being connected, by slot: the shard's token.
+    pub(super) connecting: HashMap<u32, u32>,
+    /// Connections on their way to another worker: its number, and the peer address in case it fails.
+    pub(super) handing: HashMap<u32, (usize, SocketAddr)>,
+    pub(super) sweep: Sweep,
+    pub(super) connect_timeout: Duration,
+    pub(super) draining: bool,
+}
+
+impl Sockets {
+    pub fn new(ring: Ring, listeners: Vec<Listener>, peers: Peers, connect_timeout: Duration) -> Self {
+        Self {
+            ring,
+            facts: LoopFacts::default(),
+            cells: Cells::default(),
+            listeners,
+            peers,
+            deadlines: Deadlines::default(),
+            live: 0,
+            starved: VecDeque::new(),
+            ending: Vec::new(),
+            proving: Vec::new(),
+            rests: HashMap::new(),
+            discarded: HashMap::new(),
+            attempts: HashMap::new(),
+            next_attempt: 0,
+            connecting: HashMap::new(),
+            handing: HashMap::new(),
+            sweep: Sweep::default(),
+            connect_timeout,
+            draining: false,
+        }
+    }
+
+    /// Turns one completion into what the shard must know of it.
+    pub fn interpret(&mut self, mut completion: Completion, shard: &mut Shard, now: Now) {
+        match completion.token.kind {
+            Kind::Accept => self.accepted(&completion, shard, now),
+            Kind::Adopt => self.adopted(&completion),
+            Kind::HandedOver => self.handed_over(&completion),
+            Kind::Socket => self.socket_made(&completion, shard, now),
+            Kind::Receive | Kind::ReceiveOnce => self.received(&mut completion, shard, now),
+            Kind::PollIn
+            | Kind::PollOut
+            | Kind::Shutdown
+            | Kind::Cancel
+            | Kind::Close
+            | Kind::Connect
+            | Kind::PeerName
+            | Kind::HandOver => self.completed(&completion, shard, now),
+            Kind::Send | Kind::Doorbell | Kind::DoorbellFailed | Kind::Wake | Kind::None => {}
+        }
+        if let Some(lease) = completion.lease.take() {
+            self.ring.give_back(lease);
+        }
+    }
+
+    /// A completion of an operation that carries no bytes.
+    fn completed(&mut self, completion: &Completion, shard: &mut Shard, now: Now) {
+        let Some(conn) = self.finish_operation(completion) else { return };
+        match completion.token.kind {
+            Kind::PollIn => self.poll_in(conn, completion, now),
+            Kind::PollOut => self.poll_out(conn, completion.result, shard, now),
+            Kind::Connect => self.connected(conn, completion.result, shard, now),
+            Kind::PeerName => self.named(conn, completion.address, shard, now),
+            Kind::HandOver => self.handed_away(conn, completion.result, shard, now),
+            Kind::Close => self.freed(conn),
+            _ => {}
+        }
+        self.close_if_done(conn);
+    }
+
+    /// Counts the operation down and finds its connection. `None` when that is gone: the generation says so.
+    pub(super) fn finish_operation(&mut self, completion: &Completion) -> Option<ConnId> {
+        let Token { slot, .. } = completion.token;
+        let cell = self.cells.at_mut(slot)?;
+        if !completion.token.is_of(cell.generation) || cell.stage == Stage::Free {
+            return None;
+        }
+        if !completion.more {
+            debug_assert!(cell.in_flight > 0, "{:?} was not counted", completion.token);
+            cell.in_flight = cell.in_flight.saturating_sub(1);
+        }
+        Some(ConnId { slot, generation: cell.generation })
+    }
+
+    /// Does what the shard asks.
+    pub fn perform(&mut self, output: Output, now: Now) {
+        match output {
+            Output::Send { conn, frames, skip } => self.send(conn, frames, skip),
+            Output::Close { conn, how } => self.close(conn, how, now),
+            Output::Connect { token, address } => self.connect(token, address),
+            Output::PauseReading { conn, paused } => self.pause_reading(conn, paused),
+        }
+    }
+
+    /// Fires the shell's own deadlines.
+    pub fn handle_timeout(&mut self, shard: &mut Shard, now: Now) {
+        while let Some(due) = self.deadlines.expire(now.monotonic) {
+            match due {
+                Due::Flush(conn) => self.flush_expired(conn, now),
+                Due::Linger(conn) => self.linger_expired(conn, now),
+                Due::Close(conn) => self.close_expired(conn),
+                Due::Connect(conn) => self.connect_expired(conn),
+                Due::Write(conn) => self.write_again(conn, shard, now),
+                Due::Accept(listener) => self.accept_again(listener),
+                Due::Sweep => self.sweep(now),
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] next has something to do.
+    pub fn poll_timeout(&self) -> Option<Nanos> {
+        self.deadlines.next()
+    }
+
+    /// Whether the next turn has work that no completion will announce.
+    pub fn has_work(&self) -> bool {
+        self.ring.has_completions() || !self.ending.is_empty() || (!self.starved.is_empty() && self.ring.buffers_free() > 0)
+    }
+
+    /// The state as metrics show it.
+    pub fn facts(&mut self) -> &LoopFacts {
+        self.facts.ring = self.ring.counters().clone();
+        self.facts.connections = u64::from(self.live);
+        self.facts.buffers_free = u64::from(self.ring.buffers_free());
+        &self.facts
+    }
+
+    /// Takes a slot that the kernel has given out into use.
+    pub(super) fn claim(&mut self, slot: u32, stage: Stage) -> ConnId {
+        let cell = self.cells.reach(slot);
+        if cell.stage != Stage::Free {
+            // The kernel gives a slot out only after its close, whose completion may still be on its way to us.
+            debug_assert_eq!(cell.stage, Stage::Closed);
+            cell.generation = cell.generation.wrapping_add(1);
+            self.live -= 1;
+            self.peers.loads[self.peers.me].fetch_sub(1, Ordering::Relaxed);
+        }
+        *cell = Cell { generation: cell.generation, stage, ..Cell::default() };
+        self.live += 1;
+        ConnId { slot, generation: cell.generation }
+    }
+
+    /// The connection's cell, if it is in this stage.
+    pub(super) fn in_stage(&mut self, conn: ConnId, stage: Stage) -> Option<&mut Cell> {
+        self.cells.of(conn).filter(|cell| cell.stage == stage)
+    }
+
+    /// The connection can serve no more.
+    pub(super) fn fail(&mut self, conn: ConnId, errno: i32, shard: &mut Shard, now: Now) {
+        let Some(cell) = self.cells.of(conn) else { return };
+        match cell.stage {
+            Stage::Open => {
+                self.tear_down(conn, now);
+                shard.handle(Input::Gone { conn, cause: gone_cause(errno) }, now);
+            }
+            Stage::Fresh | Stage::Flushing | Stage::Lingering => self.tear_down(conn, now),
+            Stage::Free | Stage::HandingOver | Stage::Connecting | Stage::Closing | Stage::Closed => {}
+        }
+    }
+
+    pub(super) fn count_load(&self, worker: usize, more: bool) {
+        let Some(load) = self.peers.loads.get(worker) else { return };
+        if more {
+            load.fetch_add(1, Ordering::Relaxed);
+        } else {
+            load.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Arms what is flagged as armed, counted.
+    pub(super) fn begin(&mut self, conn: ConnId, flag: Flags) {
+        if let Some(cell) = self.cells.of(conn) {
+            cell.in_flight += 1;
+            cell.flags.set(flag);
+        }
+    }
+}
+
+/// What a broken connection's errno means to the shard.
+pub(super) fn gone_cause(errno: i32) -> GoneCause {
+    match errno {
+        libc::ECONNRESET | libc::EPIPE | libc::ENOTCONN | libc::ECONNABORTED => GoneCause::Reset,
+        libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH => GoneCause::TimedOut,
+        _ => GoneCause::Kernel,
+    }
+}
+
+/// What a failed connect's errno means to the shard.
+pub(super) fn connect_cause(errno: i32) -> ConnectCause {
+    match errno {
+        libc::ECONNREFUSED | libc::ECONNRESET => ConnectCause::Refused,
+        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EACCES | libc::EPERM => ConnectCause::Unreachable,
+        libc::ETIMEDOUT | libc::ECANCELED => ConnectCause::TimedOut,
+        _ => ConnectCause::Local,
+    }
+}

@@ -1,0 +1,427 @@
+//! Start-up: everything that can fail is tried before the first connection is taken.
+//!
+//! Ports are probed and bound first, then each worker makes its ring on its own thread and shows its descriptor; with all of
+//! them known, the doorbells are tried; only then does anybody listen.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::Socket;
+
+use super::accepting::Listener;
+use super::sockets::{Peers, Sockets};
+use super::worker::{Bells, Clock, Parcel, SendCost, State, Worker};
+use super::{cpu, listen};
+use crate::base::{Post, ShardId, post_office};
+use crate::metrics::LoopFacts;
+use crate::ring::{Features, Kind, Ring, RingError, Wait};
+use crate::shard::{self, ListenerId, Shard};
+
+/// Receive buffers of all workers together, in bytes, and their limits per worker, in buffers.
+const BUFFER_BYTES_TOTAL: usize = 64 << 20;
+const BUFFERS_MIN: usize = 512;
+const BUFFERS_MAX: usize = 4096;
+const BUFFER_BYTES: usize = 2048;
+/// How long a doorbell may take in the start-up test.
+const DOORBELL_TEST: Duration = Duration::from_secs(1);
+/// Workers at most: the control thread is one more, and a worker's number has 16 bits.
+const WORKERS_MAX: usize = 1024;
+
+/// What to serve, and with what.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    pub listen: Vec<SocketAddr>,
+    pub internal_listen: Option<SocketAddr>,
+    /// 0: one per allowed CPU.
+    pub workers: usize,
+    /// Congestion control of accepted connections; `None` is the system's.
+    pub congestion: Option<String>,
+    /// How long a connection to an upstream may take.
+    pub connect_timeout: Duration,
+    /// Sizes of each worker's ring. `buffers` 0 divides a fixed budget between the workers.
+    pub ring: crate::ring::Options,
+    pub shard: Arc<shard::Options>,
+}
+
+impl ServeOptions {
+    /// Default sizes for a shard on these addresses.
+    #[must_use]
+    pub fn new(listen: Vec<SocketAddr>, shard: Arc<shard::Options>) -> Self {
+        let ring = crate::ring::Options { buffers: 0, ..crate::ring::Options::default() };
+        let connect_timeout = Duration::from_secs(5);
+        Self { listen, internal_listen: None, workers: 0, congestion: None, connect_timeout, ring, shard }
+    }
+
+    fn workers(&self) -> usize {
+        if self.workers == 0 { cpu::default_workers() } else { self.workers }.min(WORKERS_MAX)
+    }
+
+    fn ring(&self) -> crate::ring::Options {
+        let mut ring = self.ring.clone();
+        if ring.buffers == 0 {
+            let buffers = (BUFFER_BYTES_TOTAL / BUFFER_BYTES / self.workers()).clamp(BUFFERS_MIN, BUFFERS_MAX);
+            ring.buffers = u16::try_from(buffers).unwrap_or(u16::MAX);
+        }
+        ring
+    }
+}
+
+/// What came of it, for the start-up lines.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// In the order of [`ServeOptions::listen`], with the ports that were chosen.
+    pub listen: Vec<SocketAddr>,
+    pub internal_listen: Option<SocketAddr>,
+    pub workers: usize,
+    /// What the kernel gives the first worker's ring.
+    pub features: Features,
+    /// Whether sleeping workers are woken through their rings (else by eventfd).
+    pub ring_doorbells: bool,
+}
+
+/// Why nothing is served.
+#[derive(Debug)]
+pub enum ServeError {
+    /// Somebody listens there already.
+    InUse {
+        address: SocketAddr,
+    },
+    Bind {
+        address: SocketAddr,
+        error: std::io::Error,
+    },
+    Ring {
+        worker: usize,
+        error: RingError,
+    },
+    /// No thread, eventfd or signal handler could be had.
+    System {
+        what: &'static str,
+        error: std::io::Error,
+    },
+    /// A worker ended without saying why.
+    Worker {
+        worker: usize,
+    },
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InUse { address } => write!(
+                f,
+                "{address} is already in use: stop the process that listens there (`ss -ltnp`), or choose another address with --listen"
+            ),
+            Self::Bind { address, error } => write!(f, "cannot listen on {address}: {error}"),
+            Self::Ring { worker, error } => write!(f, "worker {worker}: {error}"),
+            Self::System { what, error } => write!(f, "cannot make {what}: {error}"),
+            Self::Worker { worker } => write!(f, "worker {worker} ended unexpectedly"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// A server at work.
+pub struct Running {
+    pub bound: Bound,
+    pub(super) post: Post<Parcel>,
+    pub(super) bells: Bells,
+    /// Where workers ring for the control thread.
+    pub(super) bell: UnixStream,
+    pub(super) threads: Vec<JoinHandle<Result<LoopFacts, RingError>>>,
+}
+
+/// Starts all workers. They serve when this returns.
+///
+/// # Errors
+/// When a port, a ring or a thread cannot be had; then nothing runs.
+pub fn start(options: &ServeOptions) -> Result<Running, ServeError> {
+    raise_descriptor_limit();
+    let workers = options.workers();
+    let (mut listeners, addresses) = bind_all(options, workers)?;
+    let (bell, control_bell) = make_bell()?;
+    let eventfds = make_eventfds(workers, control_bell)?;
+    let peers = u16::try_from(workers + 1).unwrap_or(u16::MAX);
+    let mut posts = post_office::<Parcel>(peers);
+    let Some(control) = posts.pop() else { return Err(ServeError::Worker { worker: 0 }) };
+    let loads: Arc<[AtomicU32]> = (0..workers).map(|_| AtomicU32::new(0)).collect();
+    let clock = Clock::started_now();
+    let mut started = Started { threads: Vec::new(), hands: Vec::new() };
+    for (index, post) in posts.into_iter().enumerate() {
+        let plan = Plan {
+            index,
+            workers,
+            listeners: std::mem::take(&mut listeners[index]),
+            ring: options.ring(),
+            shard: options.shard.clone(),
+            connect_timeout: options.connect_timeout,
+            post,
+            eventfds: eventfds.clone(),
+            loads: loads.clone(),
+            clock,
+        };
+        started.spawn(plan)?;
+    }
+    let (features, ring_doorbells) = started.meet()?;
+    let Started { threads, .. } = started;
+    let internal_listen = options.internal_listen.and(addresses.last().copied());
+    let listen = addresses[..options.listen.len()].to_vec();
+    let bound = Bound { listen, internal_listen, workers, features, ring_doorbells };
+    Ok(Running { bound, post: control, bells: Bells { rings: None, eventfds }, bell, threads })
+}
+
+/// Direct descriptors are limited by the soft limit on open files; the hard one is ours to use.
+fn raise_descriptor_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+type Listeners = Vec<(Socket, ListenerId, SocketAddr)>;
+
+/// Binds every address once per worker. A port of 0 is chosen once.
+fn bind_all(options: &ServeOptions, workers: usize) -> Result<(Vec<Listeners>, Vec<SocketAddr>), ServeError> {
+    let public = options.listen.iter().map(|&address| (address, ListenerId::Public));
+    let internal = options.internal_listen.iter().map(|&address| (address, ListenerId::Internal));
+    let mut listeners: Vec<Listeners> = (0..workers).map(|_| Vec::new()).collect();
+    let mut addresses = Vec::new();
+    for (mut address, id) in public.chain(internal) {
+        if address.port() != 0 {
+            listen::probe(address).map_err(|error| bind_error(address, error))?;
+        }
+        for of_worker in &mut listeners {
+            let socket = listen::bind(address, options.congestion.as_deref()).map_err(|error| bind_error(address, error))?;
+            let bound = socket.local_addr().map_err(|error| bind_error(address, error))?;
+            address = bound.as_socket().unwrap_or(address);
+            of_worker.push((socket, id, address));
+        }
+        addresses.push(address);
+    }
+    Ok((listeners, addresses))
+}
+
+fn bind_error(address: SocketAddr, error: std::io::Error) -> ServeError {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => ServeError::InUse { address },
+        _ => ServeError::Bind { address, error },
+    }
+}
+
+/// The control thread's bell: its own end, and the one that workers write to.
+fn make_bell() -> Result<(UnixStream, OwnedFd), ServeError> {
+    let failed = |error| ServeError::System { what: "the control thread's bell", error };
+    let (own, theirs) = UnixStream::pair().map_err(failed)?;
+    own.set_nonblocking(true).map_err(failed)?;
+    theirs.set_nonblocking(true).map_err(failed)?;
+    Ok((own, theirs.into()))
+}
+
+/// One eventfd per worker, and the control thread's bell behind them.
+fn make_eventfds(workers: usize, control_bell: OwnedFd) -> Result<Arc<[OwnedFd]>, ServeError> {
+    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+    let mut eventfds = Vec::with_capacity(workers + 1);
+    for _ in 0..workers {
+        let eventfd = eventfd(0, flags).map_err(|error| ServeError::System { what: "an eventfd", error: error.into() })?;
+        eventfds.push(eventfd);
+    }
+    eventfds.push(control_bell);
+    Ok(eventfds.into())
+}
+
+/// What a worker tells the starting thread, in this order.
+enum Report {
+    Ring(OwnedFd, Features),
+    Refused(RingError),
+    Heard(bool),
+    Listening,
+    NoListen(SocketAddr, std::io::Error),
+}
+
+/// What a worker is told: all rings, then whether doorbells work.
+enum Order {
+    Peers(Arc<[OwnedFd]>),
+    Go { ring_doorbells: bool },
+}
+
+/// The workers started so far, and the lines to them.
+struct Started {
+    threads: Vec<JoinHandle<Result<LoopFacts, RingError>>>,
+    hands: Vec<(mpsc::Sender<Order>, mpsc::Receiver<Report>)>,
+}
+
+impl Started {
+    fn spawn(&mut self, plan: Plan) -> Result<(), ServeError> {
+        let (orders, to_worker) = mpsc::channel();
+        let (from_worker, reports) = mpsc::channel();
+        let line = Line { orders: to_worker, reports: from_worker };
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{}", plan.index))
+            .spawn(move || plan.run(&line))
+            .map_err(|error| ServeError::System { what: "a thread", error })?;
+        self.threads.push(thread);
+        self.hands.push((orders, reports));
+        Ok(())
+    }
+
+    /// Walks all workers through start-up together. When one fails, dropping the lines ends the others.
+    fn meet(&mut self) -> Result<(Features, bool), ServeError> {
+        let mut rings = Vec::new();
+        let mut first = None;
+        for (worker, report) in self.reports() {
+            match report? {
+                Report::Ring(ring, features) => {
+                    rings.push(ring);
+                    first.get_or_insert(features);
+                }
+                Report::Refused(error) => return Err(ServeError::Ring { worker, error }),
+                Report::Heard(_) | Report::Listening | Report::NoListen(..) => return Err(ServeError::Worker { worker }),
+            }
+        }
+        let rings: Arc<[OwnedFd]> = rings.into();
+        self.order(|| Order::Peers(rings.clone()));
+        let mut ring_doorbells = true;
+        for (worker, report) in self.reports() {
+            match report? {
+                Report::Heard(heard) => ring_doorbells &= heard,
+                Report::Refused(error) => return Err(ServeError::Ring { worker, error }),
+                Report::Ring(..) | Report::Listening | Report::NoListen(..) => return Err(ServeError::Worker { worker }),
+            }
+        }
+        self.order(|| Order::Go { ring_doorbells });
+        for (worker, report) in self.reports() {
+            match report? {
+                Report::Listening => {}
+                Report::NoListen(address, error) => return Err(bind_error(address, error)),
+                Report::Refused(error) => return Err(ServeError::Ring { worker, error }),
+                Report::Ring(..) | Report::Heard(_) => return Err(ServeError::Worker { worker }),
+            }
+        }
+        first.map(|features| (features, ring_doorbells)).ok_or(ServeError::Worker { worker: 0 })
+    }
+
+    /// The next report of each worker.
+    fn reports(&self) -> impl Iterator<Item = (usize, Result<Report, ServeError>)> {
+        self.hands
+            .iter()
+            .enumerate()
+            .map(|(worker, (_, reports))| (worker, reports.recv().map_err(|mpsc::RecvError| ServeError::Worker { worker })))
+    }
+
+    fn order(&self, order: impl Fn() -> Order) {
+        for (orders, _) in &self.hands {
+            // A worker that is gone is found out by its missing report.
+            let _ = orders.send(order());
+        }
+    }
+}
+
+/// A worker's end of the line.
+struct Line {
+    orders: mpsc::Receiver<Order>,
+    reports: mpsc::Sender<Report>,
+}
+
+/// What a worker needs to become one.
+struct Plan {
+    index: usize,
+    workers: usize,
+    listeners: Listeners,
+    ring: crate::ring::Options,
+    shard: Arc<shard::Options>,
+    connect_timeout: Duration,
+    post: Post<Parcel>,
+    eventfds: Arc<[OwnedFd]>,
+    loads: Arc<[AtomicU32]>,
+    clock: Clock,
+}
+
+impl Plan {
+    /// Start-up on the worker's own thread, then the work. Ends quietly when the starting thread gives up.
+    fn run(self, line: &Line) -> Result<LoopFacts, RingError> {
+        cpu::pin(self.index);
+        let mut ring = match self.make_ring() {
+            Ok((ring, descriptor)) => {
+                let _ = line.reports.send(Report::Ring(descriptor, ring.features().clone()));
+                ring
+            }
+            Err(error) => {
+                let _ = line.reports.send(Report::Refused(error));
+                return Err(error);
+            }
+        };
+        let Ok(Order::Peers(rings)) = line.orders.recv() else { return Ok(LoopFacts::default()) };
+        let heard = self.test_doorbell(&mut ring, &rings);
+        let _ = line.reports.send(heard.map_or_else(Report::Refused, Report::Heard));
+        let Ok(Order::Go { ring_doorbells }) = line.orders.recv() else { return Ok(LoopFacts::default()) };
+        for (socket, _, address) in &self.listeners {
+            if let Err(error) = listen::listen(socket) {
+                let _ = line.reports.send(Report::NoListen(*address, error));
+                return Ok(LoopFacts::default());
+            }
+        }
+        let _ = line.reports.send(Report::Listening);
+        self.into_worker(ring, rings, ring_doorbells).run()
+    }
+
+    fn make_ring(&self) -> Result<(Ring, OwnedFd), RingError> {
+        let ring = Ring::new(&self.ring)?;
+        let descriptor = ring.as_fd().try_clone_to_owned();
+        let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(0);
+        let descriptor = descriptor.map_err(|error| RingError::Missing { feature: "a free descriptor", errno: errno(error) })?;
+        Ok((ring, descriptor))
+    }
+
+    /// Rings the next worker and waits to be rung by the one before. True when that works on this kernel.
+    fn test_doorbell(&self, ring: &mut Ring, rings: &[OwnedFd]) -> Result<bool, RingError> {
+        if rings.len() < 2 {
+            return Ok(true);
+        }
+        let next = (self.index + 1) % rings.len();
+        ring.ring_doorbell(rings[next].as_fd(), u32::try_from(next).unwrap_or(0));
+        let end = Instant::now() + DOORBELL_TEST;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            ring.enter(if left.is_zero() { Wait::No } else { Wait::AtMost(left) })?;
+            while let Some(completion) = ring.pop() {
+                match completion.token.kind {
+                    Kind::Doorbell => return Ok(true),
+                    Kind::DoorbellFailed => return Ok(false),
+                    _ => {}
+                }
+            }
+            if left.is_zero() {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn into_worker(self, ring: Ring, rings: Arc<[OwnedFd]>, ring_doorbells: bool) -> Worker {
+        let id = ShardId(u16::try_from(self.index).unwrap_or(u16::MAX));
+        let shards = u16::try_from(self.workers).unwrap_or(u16::MAX);
+        let seed = getrandom::u64().unwrap_or(self.clock.monotonic().0);
+        let listeners = self.listeners.into_iter();
+        let listeners =
+            listeners.map(|(socket, id, address)| Listener::new(socket.into(), id, listen::family_of(address))).collect();
+        let peers = Peers { me: self.index, rings: rings.clone(), loads: self.loads };
+        Worker {
+            id,
+            shard: Shard::new(id, shards, self.shard, seed, self.clock.now()),
+            sockets: Sockets::new(ring, listeners, peers, self.connect_timeout),
+            post: self.post,
+            bells: Bells { rings: ring_doorbells.then_some(rings), eventfds: self.eventfds },
+            clock: self.clock,
+            state: State::Serving,
+            cost: SendCost::default(),
+            more_fan_out: false,
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! One worker: a thread, a ring, a shard, and the turn that joins them.
+//!
+//! ```text
+//! submit and wait ─► refused sends ─► completions ─► mail in ─► fan-out slice ─► deadlines ─► flush ─► mail out ─► buffers
+//!        ▲                                                                                                          │
+//!        └──────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//! One enter per turn, one clock reading behind it. Each step is bounded, so that an accept storm, a flooding client and a
+//! giant broadcast cannot starve one another; what is left over makes the next turn not wait.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::sockets::Sockets;
+use crate::base::{Nanos, Now, Post, ShardId, WallMs};
+use crate::hub::Message;
+use crate::metrics::LoopFacts;
+use crate::ring::{Kind, RingError, Token, Wait};
+use crate::shard::{Input, Options, Shard};
+
+/// Completions handed to the shard per turn.
+const INPUTS_MAX: usize = 4096;
+/// Messages handed to the shard per turn.
+const MESSAGES_MAX: usize = 4096;
+/// Sends per slice of fan-out when nothing else waits.
+const SENDS_ALONE: u32 = 2000;
+const SENDS_MIN: u32 = 64;
+/// What a slice of fan-out may cost while other work waits.
+const SLICE: Duration = Duration::from_millis(1);
+/// What a send is taken to cost before one was measured.
+const SEND_NANOS_GUESS: u64 = 4000;
+/// How soon a full mailbox is tried again.
+const FULL_MAILBOX_RETRY: Duration = Duration::from_millis(1);
+/// Upper ends of the classes of turn durations.
+const TURN_CLASSES: [Duration; 7] = [
+    Duration::from_micros(100),
+    Duration::from_micros(300),
+    Duration::from_millis(1),
+    Duration::from_millis(3),
+    Duration::from_millis(10),
+    Duration::from_millis(30),
+    Duration::from_millis(100),
+];
+
+/// What goes between workers and the control thread.
+#[derive(Debug)]
+pub enum Parcel {
+    /// Between shards.
+    Message(Message),
+    /// Use this configuration from now on.
+    Reload(Arc<Options>),
+    /// Stop listening and finish.
+    Drain,
+    /// To the control thread: this worker has nothing left to wait for.
+    Drained,
+    /// End now.
+    Stop,
+}
+
+/// The clocks of a process, read by its workers only.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub fn started_now() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    pub fn monotonic(self) -> Nanos {
+        Nanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub fn now(self) -> Now {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Now { monotonic: self.monotonic(), wall: WallMs(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
+    }
+}
+
+/// How sleeping peers are woken.
+pub struct Bells {
+    /// By a message to their ring, where the start-up test found that it works; the control thread has no ring.
+    pub rings: Option<Arc<[OwnedFd]>>,
+    /// One eventfd per worker; the last is the control thread's bell.
+    pub eventfds: Arc<[OwnedFd]>,
+}
+
+impl Bells {
+    /// Wakes by eventfd, which always works.
+    pub fn wake(&self, peer: ShardId) {
+        if let Some(eventfd) = self.eventfds.get(peer.index()) {
+            // It can fail only when the counter is full: then the peer has a wake pending already.
+            let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// One worker at work.
+pub struct Worker {
+    pub id: ShardId,
+    pub shard: Shard,
+    pub sockets: Sockets,
+    pub post: Post<Parcel>,
+    pub bells: Bells,
+    pub clock: Clock,
+    pub state: State,
+    pub cost: SendCost,
+    /// The last slice of fan-out left something to hand out.
+    pub more_fan_out: bool,
+}
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    Serving,
+    /// Accepting what had already connected.
+    Draining,
+    /// The shard has been told to finish.
+    Finishing,
+    /// Everything is said; waiting for the others.
+    Drained,
+    Stopped,
+}
+
+impl Worker {
+    /// Runs until told to stop; returns what was counted.
+    ///
+    /// # Errors
+    /// When the ring becomes unusable.
+    pub fn run(mut self) -> Result<LoopFacts, RingError> {
+        let eventfds = self.bells.eventfds.clone();
+        self.sockets.ring.poll_descriptor(eventfds[self.id.index()].as_fd(), wake_token());
+        self.sockets.listen();
+        while self.state != State::Stopped {
+            self.turn()?;
+        }
+        Ok(self.facts().clone())
+    }
+
+    /// The loop's counters and gauges as of now.
+    pub fn facts(&mut self) -> &LoopFacts {
+        self.sockets.facts.mailbox_depth = self.post.depth() as u64;
+        self.sockets.facts()
+    }
+
+    fn turn(&mut self) -> Result<(), RingError> {
+        self.enter()?;
+        let now = self.clock.now();
+        self.sockets.apply_refusals(&mut self.shard, now);
+        self.apply_completions(now);
+        self.read_mail(now);
+        self.fan_out(now);
+        self.shard.handle_timeout(now);
+        self.sockets.handle_timeout(&mut self.shard, now);
+        self.continue_drain(now);
+        self.flush(now);
+        self.send_mail();
+        self.sockets.ring.publish_buffers();
+        self.sockets.feed_starved();
+        self.note_turn(now);
+        Ok(())
+    }
+
+    fn enter(&mut self) -> Result<(), RingError> {
+        let wait = self.wait();
+        let (before, sends) = (self.clock.monotonic(), self.sockets.ring.counters().sends);
+        self.sockets.ring.enter(wait)?;
+        self.post.wake();
+        if wait == Wait::No {
+            let sends = self.sockets.ring.counters().sends - sends;
+            self.cost.measured(sends, self.clock.monotonic().since(before));
+        }
+        Ok(())
+    }
+
+    /// How long the next enter may wait. Must be the last thing before it: from here on senders ring.
+    fn wait(&mut self) -> Wait {
+        if self.more_fan_out || self.sockets.has_work() || !self.post.doze() {
+            return Wait::No;
+        }
+        let deadlines = [self.shard.poll_timeout(), self.sockets.poll_timeout()];
+        let retry = self.shard.has_messages().then_some(FULL_MAILBOX_RETRY);
+        let Some(deadline) = deadlines.into_iter().flatten().min() else {
+            return retry.map_or(Wait::Unbounded, Wait::AtMost);
+        };
+        let rest = deadline.since(self.clock.monotonic());
+        let rest = retry.map_or(rest, |retry| retry.min(rest));
+        if rest.is_zero() { Wait::No } else { Wait::AtMost(rest) }
+    }
+
+    fn apply_completions(&mut self, now: Now) {
+        for _ in 0..INPUTS_MAX {
+            let Some(completion) = self.sockets.ring.pop() else { return };
+            match completion.token.kind {
+                Kind::Wake => self.reset_eventfd(completion.more),
+                // It slept through nothing yet: the bell was taken down, so somebody has to wake it.
+                Kind::DoorbellFailed => self.bells.wake(ShardId(completion.token.slot as u16)),
+                _ => self.sockets.interpret(completion, &mut self.shard, now),
+            }
+        }
+    }
+
+    fn reset_eventfd(&mut self, more: bool) {
+        let eventfds = self.bells.eventfds.clone();
+        let eventfd = &eventfds[self.id.index()];
+        let _ = rustix::io::read(eventfd, &mut [0; 8]);
+        if !more {
+            self.sockets.ring.poll_descriptor(eventfd.as_fd(), wake_token());
+        }
+    }
+
+    // ---- mail ----
+
+    fn read_mail(&mut self, now: Now) {
+        let Self { post, shard, sockets, state, .. } = self;
+        post.receive(MESSAGES_MAX, |from, parcel| match parcel {
+            Parcel::Message(message) => shard.handle(Input::Message { from, message }, now),
+            Parcel::Reload(options) => shard.reload(options),
+            Parcel::Drain if *state == State::Serving => {
+                sockets.start_drain();
+                *state = State::Draining;
+            }
+            Parcel::Drain | Parcel::Drained => {}
+            Parcel::Stop => *state = State::Stopped,
+        });
+    }
+
+    /// Moves messages from the shard's outbox into the mailboxes, as far as there is room, and wakes who sleeps.
+    fn send_mail(&mut self) {
+        let workers = u16::try_from(self.post.peers() - 1).unwrap_or(u16::MAX);
+        if self.shard.has_messages() {
+            for to in (0..workers).map(ShardId) {
+                self.send_mail_to(to);
+            }
+        }
+        let Self { post, bells, sockets, .. } = self;
+        post.ring_bells(|to| match &bells.rings {
+            Some(rings) if to.index() < rings.len() => {
+                sockets.facts.doorbells += 1;
+                sockets.ring.ring_doorbell(rings[to.index()].as_fd(), u32::from(to.0));
+            }
+            _ => bells.wake(to),
+        });
+    }
+
+    fn send_mail_to(&mut self, to: ShardId) {
+        // What a shard tells itself it reads itself.
+        while to != self.id && self.shard.has_message(to) && self.post.has_room(to) {
+            let Some(message) = self.shard.poll_message(to) else { return };
+            let refused = self.post.try_send(to, Parcel::Message(message));
+            debug_assert!(refused.is_ok(), "only we write to this mailbox, and it had room");
+        }
+    }
+
+    // ---- out ----
+
+    fn fan_out(&mut self, now: Now) {
+        let busy = self.sockets.ring.has_completions();
+        let sends_max = if busy { self.cost.sends_within(SLICE) } else { SENDS_ALONE };
+        self.more_fan_out = self.shard.fan_out(sends_max, now).more;
+    }
+
+    fn flush(&mut self, now: Now) {
+        // With sends that the kernel has not decided, the next one of the same connection could tear its stream.
+        if !self.sockets.ring.has_undecided_sends() {
+            self.shard.flush();
+        }
+        while let Some(output) = self.shard.poll_output() {
+            self.sockets.perform(output, now);
+        }
+    }
+
+    // ---- the end ----
+
+    fn continue_drain(&mut self, now: Now) {
+        match self.state {
+            State::Draining if self.sockets.has_stopped_listening() => {
+                self.shard.drain(now);
+                self.state = State::Finishing;
+            }
+            State::Finishing if self.shard.is_drained(now) => {
+                let control = ShardId(u16::try_from(self.post.peers() - 1).unwrap_or(u16::MAX));
+                // A full mailbox means that control has stopped reading; it will stop us by itself.
+                if self.post.try_send(control, Parcel::Drained).is_ok() {
+                    self.state = State::Drained;
+                }
+            }
+            State::Serving | State::Draining | State::Finishing | State::Drained | State::Stopped => {}
+        }
+    }
+
+    fn note_turn(&mut self, started: Now) {
+        let took = self.clock.monotonic().since(started.monotonic);
+        let class = TURN_CLASSES.iter().position(|&end| took <= end).unwrap_or(TURN_CLASSES.len());
+        self.sockets.facts.turns[class] += 1;
+        self.sockets.facts.turn_nanos += u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    }
+}
+
+fn wake_token() -> Token {
+    Token::numbered(Kind::Wake, 0)
+}
+
+/// What a send costs here, measured over enters that did not wait.
+#[derive(Clone, Copy, Debug)]
+pub struct SendCost {
+    nanos: u64,
+}
+
+impl Default for SendCost {
+    fn default() -> Self {
+        Self { nanos: SEND_NANOS_GUESS }
+    }
+}
+
+impl SendCost {
+    /// Sends below this say more about the enter than about themselves.
+    const SENDS_TO_MEASURE: u64 = 16;
+
+    fn measured(&mut self, sends: u64, took: Duration) {
+        if sends >= Self::SENDS_TO_MEASURE {
+            let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / sends;
+            self.nanos = (self.nanos * 7 + nanos) / 8;
+        }
+    }
+
+    fn sends_within(self, time: Duration) -> u32 {
+        let sends = time.as_nanos() as u64 / self.nanos.max(1);
+        u32::try_from(sends).unwrap_or(SENDS_ALONE).clamp(SENDS_MIN, SENDS_ALONE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_follow_the_measured_cost() {
+        let mut cost = SendCost::default();
+        assert_eq!(cost.sends_within(SLICE), 250);
+        for _ in 0..100 {
+            cost.measured(100, Duration::from_micros(1000));
+        }
+        assert!((95..=105).contains(&cost.sends_within(SLICE)));
+        cost.measured(1, Duration::from_secs(1));
+        assert!(cost.sends_within(SLICE) >= 95, "one send measures nothing");
+        for _ in 0..100 {
+            cost.measured(100, Duration::from_secs(1));
+        }
+        assert_eq!(cost.sends_within(SLICE), SENDS_MIN);
+    }
+}
