@@ -95,6 +95,8 @@ impl Tally {
 /// The publication number each offset must hold, and the copies that were checked.
 pub struct Checker {
     channel: String,
+    /// Each subscriber has a channel of its own, whose name only starts with `channel`.
+    own_channels: bool,
     payload_bytes: usize,
     epoch: Option<String>,
     /// Offset of publication 0: fixed by the first one seen, as one connection publishes in order.
@@ -105,6 +107,8 @@ pub struct Checker {
     intended: Vec<u64>,
     scratch: Vec<u8>,
     pub tally: Tally,
+    /// When the last delivery came.
+    pub delivered_at: u64,
     latency: Histogram<u64>,
 }
 
@@ -134,6 +138,7 @@ impl Checker {
     pub fn new(channel: &str, payload_bytes: usize) -> Self {
         Self {
             channel: channel.to_owned(),
+            own_channels: false,
             payload_bytes,
             epoch: None,
             base: None,
@@ -142,8 +147,14 @@ impl Checker {
             intended: Vec::new(),
             scratch: Vec::new(),
             tally: Tally::default(),
+            delivered_at: 0,
             latency: new_histogram(),
         }
+    }
+
+    /// For a load that subscribes each connection to a channel of its own and publishes nothing.
+    pub fn for_own_channels(prefix: &str) -> Self {
+        Self { own_channels: true, ..Self::new(prefix, payload::PAYLOAD_BYTES_MIN) }
     }
 
     /// Notes the next publication's intended time and returns its number.
@@ -190,6 +201,7 @@ impl Checker {
 
     fn deliver(&mut self, offset: u64, now: u64) {
         self.tally.deliveries += 1;
+        self.delivered_at = now;
         let number = self.base.and_then(|base| usize::try_from(offset.checked_sub(base)?).ok());
         if let Some(&intended) = number.and_then(|number| self.intended.get(number)) {
             self.latency.saturating_record(now.saturating_sub(intended).max(1));
@@ -229,9 +241,11 @@ impl Checker {
 
     /// Checks a whole position: the channel, one epoch for the whole run, a number.
     fn offset(&mut self, channel: &str, position: &str) -> Option<u64> {
-        let (epoch, offset) = position.split_once(':')?;
-        let same_epoch = self.epoch.get_or_insert_with(|| epoch.to_owned()) == epoch;
-        (same_epoch && channel == self.channel).then(|| offset.parse().ok()).flatten()
+        if self.own_channels {
+            let offset = position.split_once(':')?.1.parse().ok()?;
+            return channel.starts_with(&self.channel).then_some(offset);
+        }
+        if channel == self.channel { self.token(position) } else { None }
     }
 
     /// Takes a poll's or a publish reply's position, which names no channel of its own.

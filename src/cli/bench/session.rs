@@ -65,10 +65,12 @@ impl From<WireError> for Fault {
     }
 }
 
-/// What a connection asks for. One for all connections of a run, but for the channel of `{}` in `path`.
+/// What a connection asks for.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub path: String,
+    /// Each connection's path ends with its index.
+    pub own_paths: bool,
     pub host: String,
     pub authorization: Option<String>,
     pub doing: Doing,
@@ -81,8 +83,9 @@ pub enum Doing {
 }
 
 impl Request {
-    /// The bytes that open a connection.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    /// The bytes that open connection `index`.
+    pub fn write(&self, out: &mut Vec<u8>, index: usize) {
+        let own = if self.own_paths { index.to_string() } else { String::new() };
         match self.doing {
             Doing::Subscribe(Transport::Sse) => {
                 self.write_get(out, "?via=sse&format=json", "Accept: text/event-stream\r\n");
@@ -91,7 +94,7 @@ impl Request {
             Doing::Subscribe(Transport::Ws) | Doing::Echo { .. } => {
                 out.extend_from_slice(
                     format!(
-                        "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                        "GET {}{own} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n{}\r\n",
                         self.path,
                         self.host,
@@ -138,12 +141,14 @@ pub struct Echoes {
     pub round_trip: Histogram<u64>,
     /// No new ones are sent once this is set.
     pub stopped: bool,
+    /// Sent and not yet back.
+    pub outstanding: u64,
     scratch: Vec<u8>,
 }
 
 impl Echoes {
     pub fn new() -> Self {
-        Self { count: 0, round_trip: super::checker::new_histogram(), stopped: false, scratch: Vec::new() }
+        Self { count: 0, round_trip: super::checker::new_histogram(), stopped: false, outstanding: 0, scratch: Vec::new() }
     }
 }
 
@@ -275,6 +280,7 @@ impl Session {
             return Err(Fault::Echo);
         }
         around.echoes.count += 1;
+        around.echoes.outstanding = around.echoes.outstanding.saturating_sub(1);
         around.echoes.round_trip.saturating_record(around.now.saturating_sub(*sent).max(1));
         (*number, *sent) = (*number + 1, around.now);
         if !around.echoes.stopped {
@@ -340,6 +346,7 @@ fn event(lines: &[u8], ledger: &mut Ledger, around: &mut Around<'_>) -> Result<(
 }
 
 fn send_echo(number: u64, payload_bytes: usize, around: &mut Around<'_>) {
+    around.echoes.outstanding += 1;
     let scratch = &mut around.echoes.scratch;
     scratch.clear();
     payload::write(scratch, number, payload_bytes);
@@ -354,7 +361,7 @@ mod tests {
     const BYTES: usize = 48;
 
     fn request(doing: Doing) -> Request {
-        Request { path: "/channels/news".to_owned(), host: "h".to_owned(), authorization: Some("k".to_owned()), doing }
+        Request { path: "/channels/news".to_owned(), own_paths: false, host: "h".to_owned(), authorization: Some("k".to_owned()), doing }
     }
 
     fn item(number: u64) -> Vec<u8> {
