@@ -1,5 +1,6 @@
 //! Verbs and flags: serve, check, config, doctor, bench, version.
 
+mod bench;
 mod logging;
 mod serve;
 
@@ -30,6 +31,8 @@ enum Verb {
         #[command(subcommand)]
         what: ConfigVerb,
     },
+    /// Put a load on a running server and check every byte that comes back.
+    Bench(bench::BenchArgs),
     /// Print the version.
     Version,
 }
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
             print!("{}", Config::default_text());
             ExitCode::SUCCESS
         }
+        Verb::Bench(args) => bench::run(&args),
         Verb::Version => {
             println!("ringmain {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -16,6 +16,7 @@
 //! Invariant: knows no connection state, no protocol and no policy. It imports `base` and `metrics` only.
 
 mod buffers;
+pub mod floor;
 mod gather;
 mod options;
 mod queue;

@@ -1,0 +1,384 @@
+//! Whether every subscriber got every publication once, in order, unchanged; and how late.
+//!
+//! One [`Checker`] per channel holds what all subscribers share; each subscriber keeps a [`Ledger`] of 32 bytes.
+//! The first copy of a publication is taken apart and checked against its number. The others are compared with that
+//! copy, whole, at the place where it must come next: a match proves channel, position and content in one comparison.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use hdrhistogram::Histogram;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::payload;
+
+/// Checked copies kept for comparison. Who is further behind is checked the slow way.
+const KNOWN_MAX: usize = 16_384;
+/// Latencies above a minute are recorded as a minute.
+const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
+const LATENCY_DIGITS: u8 = 3;
+
+/// How far one subscriber has come.
+#[derive(Clone, Default, Debug)]
+pub struct Ledger {
+    /// The offset that must come next; `None` before the first position is known.
+    next: Option<u64>,
+    /// What was jumped over and has not come since.
+    holes: Vec<Range<u64>>,
+}
+
+impl Ledger {
+    /// The subscriber is at `offset`: everything after it must come.
+    pub fn start(&mut self, offset: u64) {
+        self.next = Some(offset + 1);
+    }
+
+    pub fn is_started(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Publications up to `last` that never came.
+    pub fn missing(&self, last: u64) -> u64 {
+        let behind = self.next.map_or(0, |next| (last + 1).saturating_sub(next));
+        behind + self.holes.iter().map(|hole| hole.end - hole.start).sum::<u64>()
+    }
+
+    fn place(&mut self, offset: u64) -> Arrival {
+        let next = *self.next.get_or_insert(offset);
+        if offset >= next {
+            if offset > next {
+                self.holes.push(next..offset);
+            }
+            self.next = Some(offset + 1);
+            return Arrival::InOrder;
+        }
+        match self.holes.iter().position(|hole| hole.contains(&offset)) {
+            Some(index) => {
+                let hole = self.holes.swap_remove(index);
+                self.holes.extend([hole.start..offset, offset + 1..hole.end].into_iter().filter(|part| !part.is_empty()));
+                Arrival::Late
+            }
+            None => Arrival::Again,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Arrival {
+    /// The next one, or one further on (the hole is remembered).
+    InOrder,
+    /// It fills a hole: it came, but after a later one.
+    Late,
+    Again,
+}
+
+/// What was seen so far. Everything but `deliveries` must be zero in a sound run.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Tally {
+    /// Publications that reached a subscriber for the first time, unchanged.
+    pub deliveries: u64,
+    pub repeated: u64,
+    pub disordered: u64,
+    /// Wrong channel, epoch, place or content, or not an item at all.
+    pub corrupt: u64,
+    /// Gap and end items: the server saying itself that it lost something.
+    pub gaps: u64,
+}
+
+impl Tally {
+    pub fn is_sound(&self) -> bool {
+        *self == Self { deliveries: self.deliveries, ..Self::default() }
+    }
+}
+
+/// The publication number each offset must hold, and the copies that were checked.
+pub struct Checker {
+    channel: String,
+    /// Each subscriber has a channel of its own, whose name only starts with `channel`.
+    own_channels: bool,
+    payload_bytes: usize,
+    epoch: Option<String>,
+    /// Offset of publication 0: fixed by the first one seen, as one connection publishes in order.
+    base: Option<u64>,
+    known: VecDeque<Box<[u8]>>,
+    known_first: u64,
+    /// When publication `n` was meant to be sent, in nanoseconds of the load's clock.
+    intended: Vec<u64>,
+    scratch: Vec<u8>,
+    pub tally: Tally,
+    /// When the last delivery came.
+    pub delivered_at: u64,
+    latency: Histogram<u64>,
+}
+
+#[derive(Deserialize)]
+struct Item<'a> {
+    #[serde(borrow, default)]
+    channel: Option<&'a str>,
+    #[serde(borrow, default)]
+    position: Option<&'a str>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    subscribed: Option<Subscribed<'a>>,
+    #[serde(borrow, default)]
+    gap: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    end: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Subscribed<'a> {
+    channel: &'a str,
+    position: &'a str,
+}
+
+impl Checker {
+    pub fn new(channel: &str, payload_bytes: usize) -> Self {
+        Self {
+            channel: channel.to_owned(),
+            own_channels: false,
+            payload_bytes,
+            epoch: None,
+            base: None,
+            known: VecDeque::new(),
+            known_first: 0,
+            intended: Vec::new(),
+            scratch: Vec::new(),
+            tally: Tally::default(),
+            delivered_at: 0,
+            latency: new_histogram(),
+        }
+    }
+
+    /// For a load that subscribes each connection to a channel of its own and publishes nothing.
+    pub fn for_own_channels(prefix: &str) -> Self {
+        Self { own_channels: true, ..Self::new(prefix, payload::PAYLOAD_BYTES_MIN) }
+    }
+
+    /// Notes the next publication's intended time and returns its number.
+    pub fn intend(&mut self, at: u64) -> u64 {
+        self.intended.push(at);
+        self.intended.len() as u64 - 1
+    }
+
+    /// Publications so far.
+    pub fn published(&self) -> u64 {
+        self.intended.len() as u64
+    }
+
+    /// Forgets the latencies of the warm-up.
+    pub fn reset_latency(&mut self) {
+        self.latency.reset();
+    }
+
+    pub fn latency(&self) -> &Histogram<u64> {
+        &self.latency
+    }
+
+    /// The offset of the last publication, once one was seen.
+    pub fn last_offset(&self) -> Option<u64> {
+        Some(self.base? + self.published().checked_sub(1)?)
+    }
+
+    /// Takes one item of a WebSocket message, an event or a poll, received at `now`.
+    pub fn item(&mut self, ledger: &mut Ledger, item: &[u8], now: u64) {
+        if let Some(offset) = self.known_next(ledger, item) {
+            ledger.next = Some(offset + 1);
+            self.deliver(offset, now);
+        } else {
+            self.unknown_item(ledger, item, now);
+        }
+    }
+
+    /// The offset of `item`, where it is a copy of the publication that must come next.
+    fn known_next(&self, ledger: &Ledger, item: &[u8]) -> Option<u64> {
+        let next = ledger.next?;
+        let index = usize::try_from(next.checked_sub(self.known_first)?).ok()?;
+        (**self.known.get(index)? == *item).then_some(next)
+    }
+
+    fn deliver(&mut self, offset: u64, now: u64) {
+        self.tally.deliveries += 1;
+        self.delivered_at = now;
+        let number = self.base.and_then(|base| usize::try_from(offset.checked_sub(base)?).ok());
+        if let Some(&intended) = number.and_then(|number| self.intended.get(number)) {
+            self.latency.saturating_record(now.saturating_sub(intended).max(1));
+        }
+    }
+
+    fn unknown_item(&mut self, ledger: &mut Ledger, bytes: &[u8], now: u64) {
+        let Ok(item) = serde_json::from_slice::<Item<'_>>(bytes) else {
+            self.tally.corrupt += 1;
+            return;
+        };
+        if item.gap.is_some() || item.end.is_some() {
+            self.tally.gaps += 1;
+        } else if let Some(Subscribed { channel, position }) = item.subscribed {
+            match self.offset(channel, position) {
+                Some(offset) => ledger.start(offset),
+                None => self.tally.corrupt += 1,
+            }
+        } else if let (Some(channel), Some(position), Some(data)) = (item.channel, item.position, item.data) {
+            match self.offset(channel, position).filter(|&offset| self.holds(offset, data.get().as_bytes())) {
+                Some(offset) => self.arrive(ledger, offset, bytes, now),
+                None => self.tally.corrupt += 1,
+            }
+        }
+    }
+
+    fn arrive(&mut self, ledger: &mut Ledger, offset: u64, bytes: &[u8], now: u64) {
+        match ledger.place(offset) {
+            Arrival::Again => self.tally.repeated += 1,
+            arrival => {
+                self.tally.disordered += u64::from(arrival == Arrival::Late);
+                self.deliver(offset, now);
+                self.remember(offset, bytes);
+            }
+        }
+    }
+
+    /// Checks a whole position: the channel, one epoch for the whole run, a number.
+    fn offset(&mut self, channel: &str, position: &str) -> Option<u64> {
+        if self.own_channels {
+            let offset = position.split_once(':')?.1.parse().ok()?;
+            return channel.starts_with(&self.channel).then_some(offset);
+        }
+        if channel == self.channel { self.token(position) } else { None }
+    }
+
+    /// Takes a poll's or a publish reply's position, which names no channel of its own.
+    pub fn token(&mut self, position: &str) -> Option<u64> {
+        let (epoch, offset) = position.split_once(':')?;
+        let same_epoch = self.epoch.get_or_insert_with(|| epoch.to_owned()) == epoch;
+        same_epoch.then(|| offset.parse().ok()).flatten()
+    }
+
+    /// Whether the payload is right in every byte and its number is the one of this offset.
+    fn holds(&mut self, offset: u64, data: &[u8]) -> bool {
+        payload::verify(data, self.payload_bytes, &mut self.scratch).is_some_and(|number| self.stored(number, offset))
+    }
+
+    /// Notes that publication `number` got `offset`; false when that contradicts what was seen before.
+    pub fn stored(&mut self, number: u64, offset: u64) -> bool {
+        let Some(base) = offset.checked_sub(number) else { return false };
+        number < self.published() && *self.base.get_or_insert(base) == base
+    }
+
+    fn remember(&mut self, offset: u64, bytes: &[u8]) {
+        let end = self.known_first + self.known.len() as u64;
+        if offset > end || self.known.is_empty() {
+            self.known.clear();
+            self.known_first = offset;
+        } else if offset < end {
+            return;
+        }
+        if self.known.len() == KNOWN_MAX {
+            self.known.pop_front();
+            self.known_first += 1;
+        }
+        self.known.push_back(bytes.into());
+    }
+}
+
+/// A histogram of nanoseconds, for latencies of up to a minute.
+pub fn new_histogram() -> Histogram<u64> {
+    match Histogram::new_with_max(LATENCY_NANOS_MAX, LATENCY_DIGITS) {
+        Ok(histogram) => histogram,
+        Err(error) => unreachable!("constant bounds: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: usize = 64;
+
+    fn item(channel: &str, position: &str, number: u64) -> Vec<u8> {
+        let mut item = format!("{{\"channel\":\"{channel}\",\"position\":\"{position}\",\"data\":").into_bytes();
+        payload::write(&mut item, number, BYTES);
+        item.push(b'}');
+        item
+    }
+
+    /// Two subscribers at offset 9, ten publications: number `n` has offset `10 + n`. The second sees `second`.
+    fn run(second: &[Vec<u8>]) -> (Tally, u64) {
+        let mut checker = Checker::new("news", BYTES);
+        let (mut first_ledger, mut second_ledger) = (Ledger::default(), Ledger::default());
+        for ledger in [&mut first_ledger, &mut second_ledger] {
+            checker.item(ledger, br#"{"subscribed":{"channel":"news","position":"E:9","recovered":true}}"#, 0);
+        }
+        for number in 0..10 {
+            assert_eq!(checker.intend(100 * number), number);
+            checker.item(&mut first_ledger, &good(number), 100 * number + 7);
+        }
+        assert_eq!(checker.tally, Tally { deliveries: 10, ..Tally::default() });
+        for item in second {
+            checker.item(&mut second_ledger, item, 5_000);
+        }
+        let last = checker.last_offset().expect("published");
+        assert_eq!((last, first_ledger.missing(last)), (19, 0));
+        checker.tally.deliveries -= 10;
+        (checker.tally, second_ledger.missing(last))
+    }
+
+    fn good(number: u64) -> Vec<u8> {
+        item("news", &format!("E:{}", number + 10), number)
+    }
+
+    #[track_caller]
+    fn check(numbers: &[u64], expected: Tally, missing: u64) {
+        let items: Vec<_> = numbers.iter().map(|&number| good(number)).collect();
+        assert_eq!(run(&items), (expected, missing));
+    }
+
+    #[test]
+    fn order_loss_and_repeats_are_told_apart() {
+        let sound = Tally { deliveries: 10, ..Tally::default() };
+        check(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], sound, 0);
+        check(&[0, 1, 2, 3, 4, 5, 6, 7], Tally { deliveries: 8, ..sound }, 2);
+        check(&[0, 1, 2, 6, 7, 8, 9], Tally { deliveries: 7, ..sound }, 3);
+        check(&[1, 2, 3, 4, 5, 6, 7, 8, 9], Tally { deliveries: 9, ..sound }, 1);
+        check(&[0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9], Tally { repeated: 1, ..sound }, 0);
+        check(&[0, 2, 1, 3, 4, 5, 6, 7, 8, 9], Tally { disordered: 1, ..sound }, 0);
+        check(&[0, 5, 3, 3, 6, 7, 8, 9], Tally { deliveries: 7, disordered: 1, repeated: 1, ..sound }, 3);
+    }
+
+    #[track_caller]
+    fn check_corrupt(item: Vec<u8>) {
+        assert_eq!(run(&[item]).0, Tally { corrupt: 1, ..Tally::default() });
+    }
+
+    #[test]
+    fn a_wrong_frame_is_noticed() {
+        check_corrupt(item("olds", "E:10", 0));
+        check_corrupt(item("news", "F:10", 0));
+        check_corrupt(item("news", "E:10", 1));
+        check_corrupt(item("news", "E:99", 89));
+        check_corrupt(b"{".to_vec());
+        for at in good(0).windows(8).position(|window| window == b"\"fill\":\"").map(|at| at + 9).into_iter() {
+            let mut changed = good(0);
+            changed[at] ^= 1;
+            check_corrupt(changed);
+        }
+    }
+
+    #[test]
+    fn what_the_server_admits_is_counted() {
+        let gap = br#"{"gap":{"channel":"news","after":"E:9","next":null,"missed":null,"reason":"slow"}}"#.to_vec();
+        let end = br#"{"end":{"code":3001,"reason":"shutdown","reconnect":true,"retry_ms":1}}"#.to_vec();
+        assert_eq!(run(&[gap, end]).0, Tally { gaps: 2, ..Tally::default() });
+    }
+
+    #[test]
+    fn latency_counts_from_the_intended_time() {
+        let mut checker = Checker::new("news", BYTES);
+        let mut ledger = Ledger::default();
+        ledger.start(9);
+        checker.intend(1_000);
+        checker.item(&mut ledger, &good(0), 501_000);
+        assert!((499_000..=501_000).contains(&checker.latency().max()), "{}", checker.latency().max());
+    }
+}

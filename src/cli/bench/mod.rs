@@ -1,0 +1,157 @@
+//! `ringmain bench`: loads for a running server, which check every byte that comes back.
+//!
+//! ```text
+//! fan_out, idle, echo ──► fleet ──► session ──► checker        (sockets / bytes / was it right, and when)
+//!                           └─────► publisher ────┘
+//!            server: /proc of the server       report: the table and the JSON line
+//! ```
+//!
+//! A load is bounded in count and in time, and measures latency from the moment a message was meant to be sent.
+//! The exit status is 1 when anything was lost, repeated, out of order or wrong, and 2 when the load could not be run.
+
+mod checker;
+mod echo;
+mod error;
+mod fan_out;
+mod fleet;
+mod idle;
+mod payload;
+mod publisher;
+mod report;
+mod server;
+mod session;
+mod wire;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use error::BenchError;
+use fleet::Fleet;
+use report::Report;
+use server::Server;
+use session::{Doing, Request};
+
+/// Measures a running server.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    load: Load,
+}
+
+#[derive(Subcommand, Debug)]
+enum Load {
+    /// WebSocket messages to the echo door and back, each connection one at a time.
+    Echo(echo::EchoArgs),
+    /// One channel, many subscribers: what a delivery costs and how long it takes.
+    FanOut(fan_out::FanOutArgs),
+    /// One channel with a coalescing window, publications at a steady rate.
+    Stream(fan_out::StreamArgs),
+    /// Subscribed WebSockets that do nothing: what one of them costs in memory.
+    Idle(idle::IdleArgs),
+    /// Connect, upgrade, subscribe, close: how many a second.
+    Connect(idle::ConnectArgs),
+}
+
+/// Where the server is and what is measured of it.
+#[derive(Args, Clone, Debug)]
+struct Common {
+    /// The server's address.
+    #[arg(long, default_value = "127.0.0.1:8000")]
+    addr: SocketAddr,
+    /// The key to publish with (and to subscribe with, where it is given). Default: RINGMAIN_API__KEY.
+    #[arg(long)]
+    api_key: Option<String>,
+    /// The server's process: its CPU time and memory are measured.
+    #[arg(long)]
+    pid: Option<u32>,
+    /// The core that the server is pinned to: how busy it is is measured.
+    #[arg(long)]
+    server_cpu: Option<u32>,
+    /// The core to pin the load to.
+    #[arg(long)]
+    cpu: Option<u32>,
+    /// Connections being opened at a time.
+    #[arg(long, default_value_t = 128)]
+    window: usize,
+    /// Seconds after which the load gives up.
+    #[arg(long, default_value_t = 180)]
+    time_max: u64,
+    /// Print the JSON line alone.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of a load: its figures, and whether everything was right.
+struct Outcome {
+    report: Report,
+    sound: bool,
+}
+
+/// Runs the load that the flags name.
+#[must_use]
+pub fn run(args: &BenchArgs) -> ExitCode {
+    let (common, result) = match &args.load {
+        Load::Echo(args) => (&args.common, echo::run(args)),
+        Load::FanOut(args) => (&args.common, fan_out::run(args)),
+        Load::Stream(args) => (&args.common, fan_out::run_stream(args)),
+        Load::Idle(args) => (&args.common, idle::run(args)),
+        Load::Connect(args) => (&args.common, idle::run_connect(args)),
+    };
+    match result {
+        Ok(outcome) => {
+            print(&outcome.report, common.json);
+            ExitCode::from(u8::from(!outcome.sound))
+        }
+        Err(error) => {
+            eprintln!("ringmain bench: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn print(report: &Report, json: bool) {
+    if !json {
+        print!("{}", report.table());
+    }
+    println!("{}", report.json());
+}
+
+impl Common {
+    fn server(&self) -> Server {
+        Server { pid: self.pid, cpu: self.server_cpu }
+    }
+
+    fn api_key(&self) -> String {
+        self.api_key.clone().or_else(|| std::env::var("RINGMAIN_API__KEY").ok()).unwrap_or_default()
+    }
+
+    fn request(&self, path: String, doing: Doing) -> Request {
+        Request { path, own_paths: false, host: self.addr.to_string(), authorization: self.api_key.clone(), doing }
+    }
+
+    /// Pins the load and makes its fleet, for at most `connections` at a time.
+    fn fleet(&self, request: Request, checker: checker::Checker, connections: usize) -> Result<Fleet, BenchError> {
+        fleet::check_descriptors(connections)?;
+        if let Some(cpu) = self.cpu {
+            let mut set = rustix::thread::CpuSet::new();
+            set.set(cpu as usize);
+            rustix::thread::sched_setaffinity(None, &set)?;
+        }
+        Fleet::new(self.addr, request, checker, self.time_max)
+    }
+}
+
+/// A payload must hold its own number.
+fn check_payload(bytes: usize) -> Result<(), BenchError> {
+    if (payload::PAYLOAD_BYTES_MIN..=wire::UNIT_BYTES_MAX / 2).contains(&bytes) {
+        return Ok(());
+    }
+    Err(BenchError::Flag { flag: "--payload", rule: "must be from 34 to 98304 bytes" })
+}
+
+/// A channel's path. Names are used as they are in JSON and, escaped, in a path.
+fn channel_path(channel: &str) -> String {
+    format!("/channels/{}", percent_encoding::utf8_percent_encode(channel, percent_encoding::NON_ALPHANUMERIC))
+}

@@ -1,0 +1,156 @@
+//! Publications over HTTP during the run: one keep-alive connection, pipelined, its replies checked.
+//!
+//! One connection and one channel: publication `n` must get the offset right after that of `n - 1`.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use serde::Deserialize;
+
+use super::checker::Checker;
+use super::error::{BenchError, PublishFault};
+use super::payload;
+use super::wire;
+
+/// Publications without a reply. Beyond it an open loop waits (and its latencies, counted from the intended times, tell).
+pub const IN_FLIGHT_MAX: usize = 1024;
+const RECEIVE_BYTES: usize = 64 * 1024;
+
+pub struct Publisher {
+    socket: OwnedFd,
+    /// The request up to its body: every payload of a run has the same length.
+    head: Vec<u8>,
+    payload_bytes: usize,
+    outbox: Vec<u8>,
+    sent: usize,
+    carry: Vec<u8>,
+    in_flight: VecDeque<u64>,
+}
+
+#[derive(Deserialize)]
+struct Reply<'a> {
+    position: &'a str,
+}
+
+impl Publisher {
+    /// Publishes to `path` over a connected socket.
+    pub fn new(socket: OwnedFd, path: &str, host: &str, api_key: &str, payload_bytes: usize) -> Self {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: apikey {api_key}\r\n\
+             Content-Type: application/json\r\nContent-Length: {payload_bytes}\r\n\r\n"
+        );
+        Self {
+            socket,
+            head: head.into_bytes(),
+            payload_bytes,
+            outbox: Vec::new(),
+            sent: 0,
+            carry: Vec::new(),
+            in_flight: VecDeque::new(),
+        }
+    }
+
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Queues the next publication, meant for `intended`.
+    pub fn publish(&mut self, checker: &mut Checker, intended: u64) {
+        let number = checker.intend(intended);
+        self.outbox.extend_from_slice(&self.head);
+        payload::write(&mut self.outbox, number, self.payload_bytes);
+        self.in_flight.push_back(number);
+    }
+
+    /// Sends what the socket takes; true when all of it.
+    pub fn flush(&mut self) -> Result<bool, BenchError> {
+        while self.sent < self.outbox.len() {
+            match rustix::net::send(&self.socket, &self.outbox[self.sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => self.sent += sent,
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.outbox.clear();
+        self.sent = 0;
+        Ok(true)
+    }
+
+    /// Reads replies.
+    pub fn receive(&mut self, checker: &mut Checker) -> Result<(), BenchError> {
+        let mut bytes = [0u8; RECEIVE_BYTES];
+        match rustix::net::recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => Err(BenchError::Publish(PublishFault::Closed)),
+            Ok((received, _)) => {
+                self.carry.extend_from_slice(&bytes[..received]);
+                self.replies(checker).map_err(BenchError::Publish)
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn replies(&mut self, checker: &mut Checker) -> Result<(), PublishFault> {
+        let mut used = 0;
+        while let Some((head, body)) = wire::response(&self.carry[used..]).map_err(PublishFault::Wire)? {
+            let reply = &self.carry[used + body.start..used + body.end];
+            let Some(number) = self.in_flight.pop_front() else { return Err(PublishFault::Position) };
+            if head.status != 200 {
+                return Err(PublishFault::Refused { status: head.status, detail: String::from_utf8_lossy(reply).into_owned() });
+            }
+            let reply: Reply<'_> = serde_json::from_slice(reply).map_err(|_| PublishFault::Position)?;
+            let offset = checker.token(reply.position).ok_or(PublishFault::Position)?;
+            if !checker.stored(number, offset) {
+                return Err(PublishFault::Position);
+            }
+            used += body.end;
+        }
+        self.carry.drain(..used);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn reply(status: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    }
+
+    /// Publishes twice, answers with `replies`.
+    fn run(replies: &str) -> Result<usize, BenchError> {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let mut publisher = Publisher::new(ours.into(), "/channels/news", "h", "k", 40);
+        let mut checker = Checker::new("news", 40);
+        (0..2).for_each(|_| publisher.publish(&mut checker, 5));
+        assert!(publisher.flush().expect("a live socket"));
+        let mut request = vec![0; 4096];
+        let length = theirs.read(&mut request).expect("a request");
+        assert_eq!(String::from_utf8_lossy(&request[..length]).matches("Content-Length: 40\r\n\r\n{\"n\":").count(), 2);
+        for bytes in replies.as_bytes().chunks(7) {
+            theirs.write_all(bytes).expect("room");
+            publisher.receive(&mut checker)?;
+        }
+        Ok(publisher.in_flight())
+    }
+
+    #[test]
+    fn replies_must_follow_each_other() {
+        let ok = |offset| reply("200 OK", &format!("{{\"channel\":\"news\",\"position\":\"E:{offset}\"}}"));
+        assert!(matches!(run(&(ok(8) + &ok(9))), Ok(0)));
+        assert!(matches!(run(&ok(8)), Ok(1)));
+        assert!(matches!(run(&(ok(8) + &ok(10))), Err(BenchError::Publish(PublishFault::Position))));
+        assert!(matches!(run(&(ok(8) + &ok(9) + &ok(10))), Err(BenchError::Publish(PublishFault::Position))));
+        let refused = run(&reply("401 Unauthorized", "{}"));
+        assert!(matches!(refused, Err(BenchError::Publish(PublishFault::Refused { status: 401, .. }))));
+    }
+}

@@ -1,0 +1,144 @@
+//! The server seen through `/proc`: the CPU time and the memory of its process, and how busy its core is.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use super::error::BenchError;
+
+/// `/proc/stat` counts in these units (USER_HZ is 100 on every Linux architecture we build for).
+const TICK_NANOS: u64 = 10_000_000;
+
+/// What is looked at: a process, a core, both or neither.
+#[derive(Clone, Copy, Debug)]
+pub struct Server {
+    pub pid: Option<u32>,
+    pub cpu: Option<u32>,
+}
+
+/// CPU time so far, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// User and system time of all threads of the process.
+    process: Option<u64>,
+    /// Time that the core neither idled nor was taken by the hypervisor.
+    core_away: Option<u64>,
+    at: u64,
+}
+
+/// CPU time between two samples, in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Spent {
+    pub process: Option<u64>,
+    pub core: Option<u64>,
+}
+
+impl Server {
+    /// Reads the counters at `now` (nanoseconds of the load's clock).
+    pub fn sample(self, now: u64) -> Result<Sample, BenchError> {
+        let process = self.pid.map(|pid| process_nanos(pid).map_err(|error| BenchError::Process { pid, error })).transpose()?;
+        let core_away = self.cpu.map(core_away_nanos).transpose()?;
+        Ok(Sample { process, core_away, at: now })
+    }
+
+    /// Resident memory.
+    pub fn memory(self) -> Result<Option<Memory>, BenchError> {
+        self.pid.map(|pid| memory(pid).map_err(|error| BenchError::Process { pid, error })).transpose()
+    }
+}
+
+impl Sample {
+    pub fn until(self, later: Self) -> Spent {
+        let between = |first: Option<u64>, last: Option<u64>| Some(last?.saturating_sub(first?));
+        Spent {
+            process: between(self.process, later.process),
+            core: between(self.core_away, later.core_away).map(|away| (later.at - self.at).saturating_sub(away)),
+        }
+    }
+}
+
+/// The scheduler's own sum for each thread, in nanoseconds: `stat` rounds to ticks.
+fn process_nanos(pid: u32) -> io::Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end between the listing and the reading.
+        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+        sum += first_number(&text);
+    }
+    Ok(sum)
+}
+
+/// Time the core was idle (or waiting, or stolen).
+fn core_away_nanos(cpu: u32) -> io::Result<u64> {
+    parse_core(&fs::read_to_string("/proc/stat")?, cpu).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+}
+
+/// `cpuN user nice system idle iowait irq softirq steal …`
+fn parse_core(text: &str, cpu: u32) -> Option<u64> {
+    let name = format!("cpu{cpu}");
+    let line = text.lines().find(|line| line.split(' ').next() == Some(&name))?;
+    let fields: Vec<u64> = line.split_ascii_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
+    let &[_, _, _, idle, iowait, _, _, steal, ..] = fields.as_slice() else { return None };
+    Some((idle + iowait + steal) * TICK_NANOS)
+}
+
+/// Resident bytes of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Memory {
+    pub resident: u64,
+    /// The part that is no file's.
+    pub anonymous: u64,
+}
+
+/// `smaps_rollup` walks the page tables and so is exact; `status` keeps per-CPU remainders back.
+fn memory(pid: u32) -> io::Result<Memory> {
+    let path = PathBuf::from(format!("/proc/{pid}"));
+    match fs::read_to_string(path.join("smaps_rollup")) {
+        Ok(text) => Ok(Memory { resident: kib(&text, "Rss:"), anonymous: kib(&text, "Anonymous:") }),
+        Err(_) => fs::read_to_string(path.join("status"))
+            .map(|text| Memory { resident: kib(&text, "VmRSS:"), anonymous: kib(&text, "RssAnon:") }),
+    }
+}
+
+fn kib(text: &str, name: &str) -> u64 {
+    text.lines().find_map(|line| line.strip_prefix(name)).map_or(0, |rest| first_number(rest) * 1024)
+}
+
+fn first_number(text: &str) -> u64 {
+    text.split_ascii_whitespace().next().and_then(|field| field.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_is_busy_where_it_is_not_away() {
+        let stat = |idle| format!("cpu  1 1 1 1 1 1 1 1 0 0\ncpu1 9 9 9 9 9 9 9 9 0 0\ncpu10 5 0 5 {idle} 2 1 1 3 0 0\n");
+        assert_eq!(parse_core(&stat(100), 10), Some(105 * TICK_NANOS));
+        assert_eq!(parse_core(&stat(100), 2), None);
+        let sample = |idle, at| Sample { process: Some(at / 2), core_away: parse_core(&stat(idle), 10), at };
+        let spent = sample(100, 1_000_000_000).until(sample(160, 2_000_000_000));
+        assert_eq!(spent, Spent { process: Some(500_000_000), core: Some(400_000_000) });
+    }
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        let text = "00400000-7fff rollup\nRss:               12 kB\nPss_Anon: 3 kB\nAnonymous:          8 kB\n";
+        assert_eq!((kib(text, "Rss:"), kib(text, "Anonymous:"), kib(text, "Swap:")), (12 << 10, 8 << 10, 0));
+    }
+
+    #[test]
+    fn this_process_can_be_read() {
+        let server = Server { pid: Some(std::process::id()), cpu: None };
+        let first = server.sample(0).expect("a live process");
+        let mut held = vec![0u8; 64 << 20];
+        held.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+        let spent = first.until(server.sample(1).expect("a live process"));
+        assert!(spent.process.is_some_and(|nanos| nanos > 0) && spent.core.is_none(), "{spent:?}");
+        let memory = server.memory().expect("a live process").expect("a pid was given");
+        assert!(memory.resident >= 64 << 20 && memory.anonymous <= memory.resident, "{memory:?}");
+        assert!(Server { pid: Some(u32::MAX), cpu: None }.sample(0).is_err());
+        drop(held);
+    }
+}

@@ -1,0 +1,495 @@
+//! One connection of the load, without its socket: bytes in, checked; answers out.
+//!
+//! ```text
+//! head ──► web socket (items or echoes)      upgrade answered with 101
+//!      ├─► event stream                      200, chunked
+//!      └─► poll ──► poll ──► …               each response is whole; the next request carries its position
+//! ```
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use hdrhistogram::Histogram;
+
+use super::checker::{Checker, Ledger};
+use super::payload;
+use super::wire::{self, Chunks, Opcode, WireError};
+
+/// How long a poll of the load may wait, in seconds.
+const POLL_WAIT_SECONDS: u32 = 30;
+const EVENT_BYTES_MAX: usize = wire::UNIT_BYTES_MAX;
+
+/// How a subscriber is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Transport {
+    Ws,
+    Sse,
+    Poll,
+}
+
+impl Transport {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ws => "ws",
+            Self::Sse => "sse",
+            Self::Poll => "poll",
+        }
+    }
+}
+
+/// Why a connection is no use any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    Wire(WireError),
+    /// The request was answered with this status.
+    Refused {
+        status: u16,
+    },
+    /// The upgrade's answer is not the one to our key.
+    Accept,
+    /// A close frame with this code (0: none).
+    Closed {
+        code: u16,
+    },
+    /// The event stream ended.
+    Ended,
+    /// An echo that is not what was sent.
+    Echo,
+    /// A poll's body is not the JSON it should be.
+    Body,
+}
+
+impl From<WireError> for Fault {
+    fn from(error: WireError) -> Self {
+        Self::Wire(error)
+    }
+}
+
+/// What a connection asks for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub path: String,
+    /// Each connection's path ends with its index.
+    pub own_paths: bool,
+    pub host: String,
+    pub authorization: Option<String>,
+    pub doing: Doing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Doing {
+    Subscribe(Transport),
+    Echo { payload_bytes: usize },
+}
+
+impl Request {
+    /// The bytes that open connection `index`.
+    pub fn write(&self, out: &mut Vec<u8>, index: usize) {
+        let own = if self.own_paths { index.to_string() } else { String::new() };
+        match self.doing {
+            Doing::Subscribe(Transport::Sse) => {
+                self.write_get(out, "?via=sse&format=json", "Accept: text/event-stream\r\n");
+            }
+            Doing::Subscribe(Transport::Poll) => self.write_get(out, "?via=poll", ""),
+            Doing::Subscribe(Transport::Ws) | Doing::Echo { .. } => {
+                out.extend_from_slice(
+                    format!(
+                        "GET {}{own} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n{}\r\n",
+                        self.path,
+                        self.host,
+                        wire::KEY,
+                        self.authorization_line()
+                    )
+                    .as_bytes(),
+                );
+            }
+        }
+    }
+
+    fn write_poll(&self, out: &mut Vec<u8>, since: &str) {
+        self.write_get(out, &format!("?via=poll&wait={POLL_WAIT_SECONDS}&since={since}"), "");
+    }
+
+    fn write_get(&self, out: &mut Vec<u8>, query: &str, header: &str) {
+        let line = format!("GET {}{query} HTTP/1.1\r\nHost: {}\r\n", self.path, self.host);
+        out.extend_from_slice(line.as_bytes());
+        out.extend_from_slice(header.as_bytes());
+        out.extend_from_slice(self.authorization_line().as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn authorization_line(&self) -> String {
+        self.authorization.as_ref().map_or(String::new(), |key| format!("Authorization: apikey {key}\r\n"))
+    }
+}
+
+/// Everything outside of one session that its bytes touch.
+pub struct Around<'a> {
+    pub request: &'a Request,
+    pub checker: &'a mut Checker,
+    pub echoes: &'a mut Echoes,
+    /// Nanoseconds of the load's clock.
+    pub now: u64,
+    /// What the session wants sent.
+    pub out: &'a mut Vec<u8>,
+}
+
+/// What the echo load has seen.
+pub struct Echoes {
+    pub count: u64,
+    pub round_trip: Histogram<u64>,
+    /// No new ones are sent once this is set.
+    pub stopped: bool,
+    /// Sent and not yet back.
+    pub outstanding: u64,
+    scratch: Vec<u8>,
+}
+
+impl Echoes {
+    pub fn new() -> Self {
+        Self { count: 0, round_trip: super::checker::new_histogram(), stopped: false, outstanding: 0, scratch: Vec::new() }
+    }
+}
+
+enum Stage {
+    Head,
+    WebSocket,
+    EventStream(Box<EventStream>),
+    Polling,
+    Echo { number: u64, sent: u64 },
+}
+
+#[derive(Default)]
+struct EventStream {
+    chunks: Chunks,
+    /// The body that is not a whole event yet.
+    text: Vec<u8>,
+}
+
+/// The state of one connection of the load.
+pub struct Session {
+    stage: Stage,
+    pub ledger: Ledger,
+    /// The first number of this connection's echoes.
+    first: u64,
+    ready: bool,
+}
+
+#[derive(Deserialize)]
+struct PollBody<'a> {
+    #[serde(borrow)]
+    messages: Vec<&'a RawValue>,
+    position: &'a str,
+}
+
+impl Session {
+    /// `index` makes this connection's echoes its own.
+    pub fn new(index: usize) -> Self {
+        Self { stage: Stage::Head, ledger: Ledger::default(), first: (index as u64) << 32, ready: false }
+    }
+
+    /// Subscribed (its position is known), or upgraded where the load echoes.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Reads the whole units in `bytes` and returns how many bytes they were.
+    pub fn read(&mut self, bytes: &[u8], around: &mut Around<'_>) -> Result<usize, Fault> {
+        let mut used = 0;
+        while let Some(step) = self.unit(&bytes[used..], around)? {
+            used += step;
+        }
+        Ok(used)
+    }
+
+    /// Reads one unit; `None` when there is no whole one.
+    fn unit(&mut self, bytes: &[u8], around: &mut Around<'_>) -> Result<Option<usize>, Fault> {
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        match &mut self.stage {
+            Stage::Head => self.head(bytes, around),
+            Stage::WebSocket | Stage::Echo { .. } => self.frame(bytes, around),
+            Stage::EventStream(stream) => {
+                stream.chunks.read(bytes, &mut stream.text)?;
+                self.events(around)?;
+                Ok(Some(bytes.len()))
+            }
+            Stage::Polling => self.poll(bytes, around),
+        }
+    }
+
+    fn head(&mut self, bytes: &[u8], around: &mut Around<'_>) -> Result<Option<usize>, Fault> {
+        if around.request.doing == Doing::Subscribe(Transport::Poll) {
+            self.stage = Stage::Polling;
+            return self.poll(bytes, around);
+        }
+        let Some(head) = wire::response_head(bytes)? else { return Ok(None) };
+        self.stage = match (around.request.doing, head.status) {
+            (Doing::Subscribe(Transport::Sse), 200) if head.chunked => Stage::EventStream(Box::default()),
+            (Doing::Subscribe(Transport::Ws), 101) if head.accepted => Stage::WebSocket,
+            (Doing::Echo { .. }, 101) if head.accepted => {
+                self.ready = true;
+                Stage::Echo { number: self.first, sent: around.now }
+            }
+            (Doing::Subscribe(Transport::Ws) | Doing::Echo { .. }, 101) => return Err(Fault::Accept),
+            (Doing::Subscribe(_) | Doing::Echo { .. }, status) => return Err(Fault::Refused { status }),
+        };
+        Ok(Some(head.head_bytes))
+    }
+
+    fn frame(&mut self, bytes: &[u8], around: &mut Around<'_>) -> Result<Option<usize>, Fault> {
+        let Some(frame) = wire::server_frame(bytes)? else { return Ok(None) };
+        match frame.opcode {
+            Opcode::Text | Opcode::Binary => self.message(frame.payload, around)?,
+            Opcode::Ping => wire::client_frame(around.out, Opcode::Pong, frame.payload),
+            Opcode::Pong => {}
+            Opcode::Close => {
+                let code = frame.payload.first_chunk::<2>().map_or(0, |code| u16::from_be_bytes(*code));
+                return Err(Fault::Closed { code });
+            }
+        }
+        Ok(Some(frame.bytes))
+    }
+
+    fn message(&mut self, payload: &[u8], around: &mut Around<'_>) -> Result<(), Fault> {
+        match self.stage {
+            Stage::Echo { .. } => self.echoed(payload, around),
+            Stage::Head | Stage::WebSocket | Stage::EventStream(_) | Stage::Polling => {
+                around.checker.item(&mut self.ledger, payload, around.now);
+                self.ready = self.ledger.is_started();
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends the first echo, once the load starts.
+    pub fn start_echo(&mut self, around: &mut Around<'_>) {
+        if let (Stage::Echo { number, sent }, Doing::Echo { payload_bytes }) = (&mut self.stage, around.request.doing) {
+            *sent = around.now;
+            send_echo(*number, payload_bytes, around);
+        }
+    }
+
+    fn echoed(&mut self, received: &[u8], around: &mut Around<'_>) -> Result<(), Fault> {
+        let (Stage::Echo { number, sent }, Doing::Echo { payload_bytes }) = (&mut self.stage, around.request.doing) else {
+            return Ok(());
+        };
+        if payload::verify(received, payload_bytes, &mut around.echoes.scratch) != Some(*number) {
+            return Err(Fault::Echo);
+        }
+        around.echoes.count += 1;
+        around.echoes.outstanding = around.echoes.outstanding.saturating_sub(1);
+        around.echoes.round_trip.saturating_record(around.now.saturating_sub(*sent).max(1));
+        (*number, *sent) = (*number + 1, around.now);
+        if !around.echoes.stopped {
+            send_echo(*number, payload_bytes, around);
+        }
+        Ok(())
+    }
+
+    fn events(&mut self, around: &mut Around<'_>) -> Result<(), Fault> {
+        let Stage::EventStream(stream) = &mut self.stage else { return Ok(()) };
+        let mut used = 0;
+        while let Some(length) = memchr::memmem::find(&stream.text[used..], b"\n\n") {
+            event(&stream.text[used..used + length], &mut self.ledger, around)?;
+            used += length + 2;
+        }
+        stream.text.drain(..used);
+        self.ready = self.ledger.is_started();
+        match () {
+            () if stream.chunks.ended() => Err(Fault::Ended),
+            () if stream.text.len() > EVENT_BYTES_MAX => Err(WireError::TooLarge { bytes: stream.text.len() as u64 }.into()),
+            () => Ok(()),
+        }
+    }
+
+    fn poll(&mut self, bytes: &[u8], around: &mut Around<'_>) -> Result<Option<usize>, Fault> {
+        let Some((head, body)) = wire::response(bytes)? else { return Ok(None) };
+        if head.status != 200 {
+            return Err(Fault::Refused { status: head.status });
+        }
+        let end = body.end;
+        let body: PollBody<'_> = serde_json::from_slice(&bytes[body]).map_err(|_| Fault::Body)?;
+        if !self.ready {
+            self.ledger.start(around.checker.token(body.position).ok_or(Fault::Body)?);
+            self.ready = true;
+        }
+        for item in body.messages {
+            around.checker.item(&mut self.ledger, item.get().as_bytes(), around.now);
+        }
+        around.request.write_poll(around.out, body.position);
+        Ok(Some(end))
+    }
+}
+
+/// One event: its data is an item, unless it only sets the position (the first one of a stream does).
+fn event(lines: &[u8], ledger: &mut Ledger, around: &mut Around<'_>) -> Result<(), Fault> {
+    let (mut id, mut data) = (None, None);
+    for line in lines.split(|&byte| byte == b'\n') {
+        if let Some(value) = line.strip_prefix(b"data: ") {
+            data = Some(value);
+        } else if let Some(value) = line.strip_prefix(b"id: ") {
+            id = Some(value);
+        }
+    }
+    match (data, id) {
+        (Some(item), _) => around.checker.item(ledger, item, around.now),
+        (None, Some(id)) if !ledger.is_started() => {
+            let token = std::str::from_utf8(id).ok().and_then(|id| around.checker.token(id));
+            ledger.start(token.ok_or(Fault::Body)?);
+        }
+        (None, _) => {}
+    }
+    Ok(())
+}
+
+fn send_echo(number: u64, payload_bytes: usize, around: &mut Around<'_>) {
+    around.echoes.outstanding += 1;
+    let scratch = &mut around.echoes.scratch;
+    scratch.clear();
+    payload::write(scratch, number, payload_bytes);
+    wire::client_frame(around.out, Opcode::Text, scratch);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::bench::checker::Tally;
+
+    const BYTES: usize = 48;
+
+    fn request(doing: Doing) -> Request {
+        Request { path: "/channels/news".to_owned(), own_paths: false, host: "h".to_owned(), authorization: Some("k".to_owned()), doing }
+    }
+
+    fn item(number: u64) -> Vec<u8> {
+        let mut item = format!("{{\"channel\":\"news\",\"position\":\"E:{}\",\"data\":", number + 8).into_bytes();
+        payload::write(&mut item, number, BYTES);
+        item.push(b'}');
+        item
+    }
+
+    fn text_frame(payload: &[u8]) -> Vec<u8> {
+        assert!((126..65_536).contains(&payload.len()) || payload.len() < 126);
+        let mut frame = vec![0x81];
+        if payload.len() < 126 {
+            frame.push(payload.len() as u8);
+        } else {
+            frame.push(126);
+            frame.extend((payload.len() as u16).to_be_bytes());
+        }
+        frame.extend(payload);
+        frame
+    }
+
+    /// Feeds `wire` in every step size; returns what each run ended with, the tally and what was sent.
+    #[track_caller]
+    fn check(doing: Doing, wire: &[u8], result: Result<(), Fault>, tally: Tally) -> Vec<u8> {
+        let mut sent = Vec::new();
+        for step in 1..=wire.len() {
+            let (request, mut checker, mut echoes) = (request(doing), Checker::new("news", BYTES), Echoes::new());
+            (0..3).for_each(|_| _ = checker.intend(0));
+            let (mut session, mut carry, mut out) = (Session::new(1), Vec::new(), Vec::new());
+            let mut got = Ok(());
+            for bytes in wire.chunks(step) {
+                carry.extend(bytes);
+                let mut around =
+                    Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 1, out: &mut out };
+                match session.read(&carry, &mut around) {
+                    Ok(used) => drop(carry.drain(..used)),
+                    Err(fault) => {
+                        got = Err(fault);
+                        break;
+                    }
+                }
+            }
+            assert_eq!((got, checker.tally), (result, tally), "split every {step} bytes");
+            assert!(session.is_ready());
+            sent = out;
+        }
+        sent
+    }
+
+    const UPGRADED: &str = "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    const SOUND: Tally = Tally { deliveries: 3, repeated: 0, disordered: 0, corrupt: 0, gaps: 0 };
+
+    #[test]
+    fn a_web_socket_is_checked_and_answers_pings() {
+        let mut wire = UPGRADED.as_bytes().to_vec();
+        wire.extend(text_frame(br#"{"subscribed":{"channel":"news","position":"E:7","recovered":true}}"#));
+        wire.extend(text_frame(&item(0)));
+        wire.extend([0x89, 2, b'h', b'i']);
+        wire.extend(text_frame(&item(1)));
+        wire.extend(text_frame(&item(2)));
+        let sent = check(Doing::Subscribe(Transport::Ws), &wire, Ok(()), SOUND);
+        assert_eq!(sent[..2], [0x8a, 0x82]);
+        wire.extend([0x88, 2, 0x0b, 0xc0]);
+        check(Doing::Subscribe(Transport::Ws), &wire, Err(Fault::Closed { code: 3008 }), SOUND);
+    }
+
+    #[test]
+    fn an_event_stream_is_checked() {
+        let mut body = b"retry: 2417\nid: E:7\n\n:\n\n".to_vec();
+        for number in 0..3 {
+            body.extend(format!("id: E:{}\ndata: ", number + 8).into_bytes());
+            body.extend(item(number));
+            body.extend(b"\n\n");
+        }
+        let mut wire = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        for part in body.chunks(100) {
+            wire.extend(format!("{:x}\r\n", part.len()).into_bytes());
+            wire.extend(part);
+            wire.extend(b"\r\n");
+        }
+        check(Doing::Subscribe(Transport::Sse), &wire, Ok(()), SOUND);
+        wire.extend(b"0\r\n\r\n");
+        check(Doing::Subscribe(Transport::Sse), &wire, Err(Fault::Ended), SOUND);
+    }
+
+    #[test]
+    fn polls_follow_each_other() {
+        let mut wire = Vec::new();
+        for (messages, position) in [(vec![], 7), (vec![item(0), item(1)], 9), (vec![item(2)], 10)] {
+            let body = format!(
+                "{{\"messages\":[{}],\"position\":\"E:{position}\"}}",
+                messages.iter().map(|item| String::from_utf8_lossy(item).into_owned()).collect::<Vec<_>>().join(",")
+            );
+            wire.extend(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes());
+        }
+        let sent = String::from_utf8(check(Doing::Subscribe(Transport::Poll), &wire, Ok(()), SOUND)).expect("text");
+        let sinces: Vec<_> = sent.lines().filter(|line| line.starts_with("GET")).collect();
+        assert_eq!(
+            sinces,
+            ["E:7", "E:9", "E:10"].map(|since| format!("GET /channels/news?via=poll&wait=30&since={since} HTTP/1.1"))
+        );
+    }
+
+    #[test]
+    fn a_wrong_echo_is_a_fault() {
+        let doing = Doing::Echo { payload_bytes: BYTES };
+        let echo = |number| {
+            let mut payload = Vec::new();
+            payload::write(&mut payload, number, BYTES);
+            [UPGRADED.as_bytes(), &text_frame(&payload)].concat()
+        };
+        let quiet = Tally { deliveries: 0, ..SOUND };
+        check(doing, &echo(1 << 32), Ok(()), quiet);
+        check(doing, &echo((1 << 32) + 1), Err(Fault::Echo), quiet);
+    }
+
+    #[test]
+    fn a_refusal_is_a_fault() {
+        let (request, mut checker, mut echoes) =
+            (request(Doing::Subscribe(Transport::Ws)), Checker::new("news", BYTES), Echoes::new());
+        for (wire, fault) in [
+            ("HTTP/1.1 403 Forbidden\r\n\r\n", Fault::Refused { status: 403 }),
+            ("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: no\r\n\r\n", Fault::Accept),
+        ] {
+            let mut around =
+                Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 1, out: &mut Vec::new() };
+            assert_eq!(Session::new(0).read(wire.as_bytes(), &mut around), Err(fault));
+        }
+    }
+}
