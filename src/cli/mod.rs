@@ -1,6 +1,7 @@
 //! Verbs and flags: serve, check, config, doctor, bench, version.
 
 mod bench;
+mod bench;
 mod logging;
 mod serve;
 
@@ -32,6 +33,8 @@ enum Verb {
         what: ConfigVerb,
     },
     /// Put a load on a running server and check every byte that comes back.
+    Bench(bench::BenchArgs),
+    /// Put load on a running server and check every byte that comes back.
     Bench(bench::BenchArgs),
     /// Print the version.
     Version,
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
             print!("{}", Config::default_text());
             ExitCode::SUCCESS
         }
+        Verb::Bench(args) => bench::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Version => {
             println!("ringmain {}", env!("CARGO_PKG_VERSION"));
