@@ -1,7 +1,6 @@
 //! Verbs and flags: serve, check, config, doctor, bench, version.
 
 mod bench;
-mod bench;
 mod logging;
 mod serve;
 
@@ -33,8 +32,6 @@ enum Verb {
         what: ConfigVerb,
     },
     /// Put a load on a running server and check every byte that comes back.
-    Bench(bench::BenchArgs),
-    /// Put load on a running server and check every byte that comes back.
     Bench(bench::BenchArgs),
     /// Print the version.
     Version,
@@ -83,7 +80,6 @@ pub fn main() -> ExitCode {
             print!("{}", Config::default_text());
             ExitCode::SUCCESS
         }
-        Verb::Bench(args) => bench::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Version => {
             println!("ringmain {}", env!("CARGO_PKG_VERSION"));
