@@ -1,0 +1,29 @@
+# What CI runs, by name. `make run` and `make test` work on a fresh machine with a Rust toolchain.
+
+.PHONY: run test check bench conformance conformance-quick sim sim-mutants loom fuzz needs
+
+run: ; cargo run --release -- serve $(ARGS)
+
+test: needs ; scripts/test.sh
+
+check: ; cargo fmt --check && cargo clippy --all-targets --features mutants -- -D warnings
+
+# Installs (as root or with sudo) the Debian packages that the tests use, or names the command that does.
+needs: ; scripts/needs.sh
+
+# One run: SEED=123. That many: SEEDS=20000.
+sim: ; cargo test --test simulation -- --nocapture
+
+sim-mutants: ; cargo test --features mutants --test simulation every_mutant -- --nocapture
+
+# The doorbell's flag protocol under every interleaving.
+loom: ; RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target-loom cargo test --lib --release doorbell
+
+conformance: ; cargo build --release && tests/conformance/run.py all
+
+conformance-quick: ; cargo build --release && tests/conformance/run.py 1 2 3 4 5 6 7
+
+bench: ; scripts/bench.sh
+
+# Every parser under random input; TIME=60 seconds each.
+fuzz: ; PROPTEST_CASES=200000 cargo test --release --lib -- not_a_panic any_split

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Runs every test and closes with one line: N passed, N failed, N skipped.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+cargo test --no-fail-fast "$@" 2>&1 | tee "$log"
+status=${PIPESTATUS[0]}
+
+sum() { grep -oE "[0-9]+ $1" <(grep '^test result:' "$log") | awk '{n += $1} END {print n + 0}'; }
+skipped=$(grep -c '^skipped: ' "$log")
+echo "$(sum passed) passed, $(sum failed) failed, $skipped skipped"
+exit "$status"
