@@ -7,15 +7,16 @@
 //! sleeping was true? -> wake it                     no:  sleep in the kernel
 //! ```
 //!
-//! Both sides write before they read, all sequentially consistent, so at least one of them sees the other: a message is
+//! Both sides write before they read, with a sequentially consistent fence between, so at least one of them sees the other: a
+//! message is
 //! either found by the receiver before it sleeps, or its sender wakes it. The first sender to see the flag takes it down,
 //! so one sleep costs one wake however many senders there are. `tests::no_message_is_slept_through` checks every
 //! interleaving under loom.
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 /// Senders that share one word of the bitmap.
 const SENDERS_PER_WORD: usize = 64;
@@ -41,6 +42,7 @@ impl Doorbell {
     pub fn ring(&self, sender: usize) -> bool {
         let Some(word) = self.dirty.get(sender / SENDERS_PER_WORD) else { return false };
         word.fetch_or(1 << (sender % SENDERS_PER_WORD), Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         // The plain load keeps a busy receiver's flag in the shared state of every cache.
         self.sleeping.load(Ordering::SeqCst) && self.sleeping.swap(false, Ordering::SeqCst)
     }
@@ -49,6 +51,7 @@ impl Doorbell {
     #[must_use = "sleeping regardless sleeps through a message"]
     pub fn doze(&self) -> bool {
         self.sleeping.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         let quiet = self.dirty.iter().all(|word| word.load(Ordering::SeqCst) == 0);
         if !quiet {
             self.wake();
