@@ -182,7 +182,7 @@ impl Ring {
         if let Some(error) = self.broken.take() {
             return Err(error);
         }
-        let mut wait = if self.has_completions() { Wait::No } else { wait };
+        let mut wait = if self.has_completions() || self.sends.any_cut() { Wait::No } else { wait };
         let mut stuck = 0;
         loop {
             self.fill();
