@@ -88,3 +88,319 @@ fn websocket_messages_come_back_whole_and_in_order() {
     }
     running.stop().expect("the workers worked");
 }
+
+/// Small tables and few buffers, so that they run out.
+fn cramped(workers: usize, files_max: u32, buffers: u16) -> ServeOptions {
+    let mut options = options(workers);
+    options.ring.files_max = files_max;
+    options.ring.buffers = buffers;
+    options
+}
+
+/// Waits until `done`, trying again and again.
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "timed out: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Closes with a reset instead of an orderly end.
+fn reset(client: TcpStream) {
+    socket2::Socket::from(client).set_linger(Some(Duration::ZERO)).expect("a socket option");
+}
+
+#[test]
+fn pitfall_04_enobufs_storm() {
+    if skipped() {
+        return;
+    }
+    let running = serve(&cramped(1, 4096, 8));
+    let mut clients: Vec<_> = (0..1000).map(|_| connect(&running)).collect();
+    assert!(clients.iter_mut().all(answers), "everybody is known before the storm");
+    // Every client sends a request in two parts; nearly all of them find the eight buffers taken.
+    for part in [&REQUEST[..20], &REQUEST[20..]] {
+        for client in &mut clients {
+            client.write_all(part).expect("connected");
+        }
+    }
+    for client in &mut clients {
+        let mut answer = [0; 4096];
+        let bytes = client.read(&mut answer).expect("an answer");
+        assert!(answer[..bytes].starts_with(b"HTTP/1.1 200"));
+    }
+    let facts = running.stop().expect("the workers worked").remove(0);
+    assert!(facts.enobufs > 0, "the buffers never ran out: nothing was tested");
+    assert!(facts.enobufs < 20_000, "a hot loop: {} receives failed", facts.enobufs);
+}
+
+#[test]
+fn pitfall_07_slots_are_reused_under_churn() {
+    if skipped() {
+        return;
+    }
+    let running = serve(&cramped(2, 512, 64));
+    let address = running.bound.listen[0];
+    let threads: Vec<_> = (0..4)
+        .map(|thread| {
+            std::thread::spawn(move || {
+                for round in 0..1500 {
+                    let mut client = TcpStream::connect(address).expect("the server listens");
+                    client.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+                    match (round + thread) % 4 {
+                        0 => assert!(answers(&mut client), "a stranger's completion disturbed this one"),
+                        1 => client.write_all(&REQUEST[..30]).expect("connected"),
+                        2 => client.write_all(REQUEST).expect("connected"),
+                        _ => {}
+                    }
+                    reset(client);
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().expect("every answer came");
+    }
+    let mut client = connect(&running);
+    assert!(answers(&mut client));
+    drop(client);
+    for facts in running.stop().expect("the workers worked") {
+        assert_eq!(facts.lost_completions, 0);
+        assert_eq!(facts.buffers_free, 64, "a buffer was lost");
+    }
+}
+
+#[test]
+fn pitfall_11_full_table_and_recovery() {
+    if skipped() {
+        return;
+    }
+    let running = serve(&cramped(1, 64, 64));
+    let mut clients: Vec<_> = (0..60).map(|_| connect(&running)).collect();
+    assert!(clients.iter_mut().all(answers));
+    // More than there are slots: they wait in the listener's queue and none is lost.
+    let mut waiting: Vec<_> = (0..40).map(|_| connect(&running)).collect();
+    for client in &mut waiting {
+        client.write_all(REQUEST).expect("connected");
+    }
+    assert!(clients.iter_mut().all(answers), "a full table disturbs nobody");
+    clients.into_iter().for_each(reset);
+    for client in &mut waiting {
+        let mut answer = [0; 4096];
+        let bytes = client.read(&mut answer).expect("an answer once there is room");
+        assert!(answer[..bytes].starts_with(b"HTTP/1.1 200"));
+    }
+    running.stop().expect("the workers worked");
+}
+
+#[test]
+fn pitfall_12_reset_with_queued_output() {
+    if skipped() {
+        return;
+    }
+    let running = serve(&options(1));
+    for _ in 0..50 {
+        let url = format!("ws://{}/echo", running.bound.listen[0]);
+        let (mut socket, _) = tungstenite::client(url, connect(&running)).expect("the echo door");
+        // More than both sockets hold, unread: the server is left with queued output when the reset comes.
+        let message = tungstenite::Message::binary(vec![7u8; 60_000]);
+        socket.get_mut().set_write_timeout(Some(Duration::from_millis(5))).expect("a socket option");
+        while socket.send(message.clone()).is_ok() {}
+        let client = socket.get_ref().try_clone().expect("a descriptor");
+        drop(socket);
+        reset(client);
+    }
+    let mut client = connect(&running);
+    assert!(answers(&mut client));
+    let facts = running.stop().expect("a connection that closed twice would have panicked").remove(0);
+    assert_eq!(facts.lost_completions, 0);
+}
+
+#[test]
+fn pitfall_24_one_full_table_among_others_with_room() {
+    if skipped() {
+        return;
+    }
+    // Which worker a connection comes to is chance; a few tries fill one table before the others.
+    let mut handed_over = 0;
+    for _ in 0..20 {
+        let running = serve(&cramped(3, 64, 64));
+        let mut clients: Vec<_> = (0..170).map(|_| connect(&running)).collect();
+        assert!(clients.iter_mut().all(answers), "somebody sits unserved before a worker that is full");
+        assert!(clients.iter_mut().all(answers));
+        drop(clients);
+        let facts = running.stop().expect("the workers worked");
+        handed_over = facts.iter().map(|facts| facts.handed_over).sum();
+        if handed_over > 0 {
+            break;
+        }
+    }
+    assert!(handed_over > 0, "no table was ever full: nothing was tested");
+}
+
+#[test]
+fn pitfall_25_drain_serves_who_had_connected() {
+    if skipped() {
+        return;
+    }
+    for workers in [1, 2] {
+        let mut running = serve(&options(workers));
+        let mut idle = connect(&running);
+        assert!(answers(&mut idle));
+        let mut clients: Vec<_> = (0..300).map(|_| connect(&running)).collect();
+        for client in &mut clients {
+            client.write_all(REQUEST).expect("connected");
+        }
+        running.drain();
+        for client in &mut clients {
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).expect("an orderly end, not a reset");
+            assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+        }
+        assert_eq!(idle.read(&mut [0; 64]).expect("an orderly end"), 0);
+        let mut drained = 0;
+        eventually("every worker drained", || {
+            drained += running.drained();
+            drained == workers
+        });
+        assert!(TcpStream::connect(running.bound.listen[0]).is_err(), "nobody listens any more");
+        running.stop().expect("the workers worked");
+    }
+}
+
+#[test]
+fn a_busy_port_is_refused_with_the_remedy() {
+    if skipped() {
+        return;
+    }
+    let running = serve(&options(1));
+    let mut second = options(1);
+    second.listen = running.bound.listen.clone();
+    let error = start(&second).err().expect("the port is taken");
+    assert!(error.to_string().contains("already in use") && error.to_string().contains("--listen"), "{error}");
+    running.stop().expect("the workers worked");
+}
+
+#[test]
+fn quiet_connections_are_parked_and_wake() {
+    if skipped() {
+        return;
+    }
+    let mut options = options(1);
+    options.quiet_after = Duration::from_millis(40);
+    let running = serve(&options);
+    let mut busy = connect(&running);
+    let mut quiet_for = |pause: u64| {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(pause) {
+            assert!(answers(&mut busy), "the busy one is served all the time");
+        }
+    };
+    let mut clients: Vec<_> = (0..50).map(|_| connect(&running)).collect();
+    for pause in [0, 10, 150, 0, 150, 70, 0, 100] {
+        assert!(clients.iter_mut().all(answers), "before a quiet time of {pause} ms");
+        quiet_for(pause);
+    }
+    let mut half_closed = clients.pop().expect("fifty");
+    half_closed.write_all(REQUEST).expect("connected");
+    half_closed.shutdown(Shutdown::Write).expect("connected");
+    let mut answer = Vec::new();
+    half_closed.read_to_end(&mut answer).expect("an orderly end");
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "the request comes before the hang-up");
+    quiet_for(200);
+    let facts = running.stop().expect("the workers worked").remove(0);
+    assert_eq!(facts.parked, 49);
+}
+
+#[test]
+fn a_client_that_sends_ahead_is_paused_and_loses_nothing() {
+    if skipped() {
+        return;
+    }
+    let mut shard = shard::Options::default();
+    shard.hub.namespaces[0].allow_subscribe = ringmain::hub::Access::Anyone;
+    let mut options = options(1);
+    options.shard = Arc::new(shard);
+    let running = serve(&options);
+    let mut client = connect(&running);
+    // The poll holds the connection for a second; what comes behind it has nowhere to go meanwhile.
+    let poll = b"GET /channels/news?via=poll&wait=1 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    client.write_all(poll).expect("connected");
+    let mut writer = client.try_clone().expect("a descriptor");
+    let writing = std::thread::spawn(move || (0..3000).try_for_each(|_| writer.write_all(REQUEST)));
+    let (mut answers, mut text, mut buffer) = (0, Vec::new(), [0; 16_384]);
+    while answers < 3001 {
+        let bytes = client.read(&mut buffer).expect("answers");
+        assert!(bytes > 0, "closed after {answers} answers: {}", String::from_utf8_lossy(&text));
+        text.extend_from_slice(&buffer[..bytes]);
+        let status = b"HTTP/1.1 200 ";
+        answers += text.windows(status.len()).filter(|window| window == status).count();
+        // Only what could be the beginning of a status line is looked at again.
+        text.drain(..text.len().saturating_sub(status.len() - 1));
+    }
+    writing.join().expect("no panic").expect("all written");
+    running.stop().expect("the workers worked");
+}
+
+/// Runs one test of this file in a process of its own, under limits set by `wrapper`. The binary is copied to where any user
+/// may read it.
+fn in_child(test: &str, wrapper: &[&str]) {
+    let place = tempfile::tempdir().expect("a directory");
+    let binary = place.path().join("ring-tests");
+    std::fs::copy(std::env::current_exe().expect("a path"), &binary).expect("a copy");
+    for path in [place.path(), &binary] {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("permissions");
+    }
+    let output = std::process::Command::new(wrapper[0])
+        .args(&wrapper[1..])
+        .arg(&binary)
+        .args([test, "--exact", "--nocapture"])
+        .env("RINGMAIN_TEST_CHILD", test)
+        .current_dir("/")
+        .output()
+        .expect("util-linux is installed");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
+}
+
+fn is_child(test: &str) -> bool {
+    std::env::var("RINGMAIN_TEST_CHILD").is_ok_and(|child| child == test)
+}
+
+#[test]
+fn pitfall_17_fewer_descriptors_than_the_table() {
+    let me = "pitfall_17_fewer_descriptors_than_the_table";
+    if skipped() {
+        return;
+    }
+    if !is_child(me) {
+        return in_child(me, &["prlimit", "--nofile=260:260"]);
+    }
+    // One ring would hold 260 connections at most, and the clients need descriptors too: rings beyond the cores hold more.
+    let running = serve(&options(4));
+    assert!(running.bound.features.files <= 260, "{}", running.bound.features);
+    let mut clients: Vec<_> = (0..150).map(|_| connect(&running)).collect();
+    assert!(clients.iter_mut().all(answers));
+    running.stop().expect("the workers worked");
+}
+
+#[test]
+fn pitfall_23_many_workers_as_an_ordinary_user() {
+    let me = "pitfall_23_many_workers_as_an_ordinary_user";
+    if skipped() {
+        return;
+    }
+    if !is_child(me) {
+        let limits = ["prlimit", "--memlock=8388608:8388608", "--nofile=20000:20000"];
+        let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        let root = rustix::process::geteuid().is_root();
+        return in_child(me, &[&limits[..], if root { &nobody[..] } else { &[] }].concat());
+    }
+    let running = serve(&options(51));
+    assert!(running.bound.features.shrunk, "{}", running.bound.features);
+    let mut clients: Vec<_> = (0..500).map(|_| connect(&running)).collect();
+    assert!(clients.iter_mut().all(answers));
+    running.stop().expect("the workers worked");
+}

@@ -16,6 +16,9 @@ use crate::metrics::Label;
 use crate::ring::{Completion, Kind, Token};
 use crate::shard::{Input, ListenerId, Shard};
 
+/// Free slots below which connections are accepted one at a time: an armed multishot accept may take a whole backlog in one
+/// enter, and the kernel drops what finds no slot.
+const MULTISHOT_ROOM_MIN: u32 = 4096;
 /// Shares of the descriptor table, in percent: above the first fresh connections go elsewhere, above the second none is accepted.
 const CROWDED_PERCENT: u64 = 95;
 const FULL_PERCENT: u64 = 98;
@@ -41,8 +44,10 @@ pub struct Listener {
 pub enum Accepting {
     /// Not armed, and nobody has said why not.
     Idle,
-    Armed,
-    /// Being cancelled; then as told.
+    Armed {
+        multishot: bool,
+    },
+    /// Being cancelled, to be closed or armed anew.
     Stopping,
     /// The kernel refused; waits for its deadline or for a connection to close.
     BackingOff,
@@ -67,18 +72,27 @@ impl Sockets {
     }
 
     fn arm_accept(&mut self, index: usize) {
-        let multishot = self.ring.features().peer_name;
+        let (full, multishot) = (self.is_full(), self.may_accept_multishot());
         let Some(listener) = self.listeners.get_mut(index) else { return };
-        if matches!(listener.state, Accepting::Armed | Accepting::Stopping | Accepting::Closed) {
+        if matches!(listener.state, Accepting::Armed { .. } | Accepting::Stopping | Accepting::Closed) {
             return;
         }
-        listener.state = Accepting::Armed;
+        if full {
+            listener.state = Accepting::Full;
+            return;
+        }
+        listener.state = Accepting::Armed { multishot };
         let token = accept_token(index);
         if multishot {
             self.ring.accept_multishot(listener.socket.as_fd(), token);
         } else {
             self.ring.accept_once(listener.socket.as_fd(), token);
         }
+    }
+
+    fn may_accept_multishot(&self) -> bool {
+        let features = self.ring.features();
+        features.peer_name && features.files.saturating_sub(self.live) > MULTISHOT_ROOM_MIN
     }
 
     pub(super) fn accepted(&mut self, completion: &Completion, shard: &mut Shard, now: Now) {
@@ -104,7 +118,7 @@ impl Sockets {
             Some(address) => self.named(conn, Some(address), shard, now),
             None => self.ask_name(conn, listener),
         }
-        self.stop_when_full();
+        self.limit_accepting();
     }
 
     fn note_listener(&mut self, conn: ConnId, listener: usize) {
@@ -126,10 +140,6 @@ impl Sockets {
         let was = std::mem::replace(&mut listener.state, Accepting::Idle);
         match (-result, was) {
             (_, Accepting::Stopping) if self.draining => self.close_listener(index),
-            (libc::ECANCELED, Accepting::Stopping) => {
-                listener.state = Accepting::Full;
-                self.accept_if_room();
-            }
             (errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM), _) => {
                 listener.state = Accepting::BackingOff;
                 let pause = listener.backoff;
@@ -234,15 +244,16 @@ impl Sockets {
         u64::from(self.live) * 100 >= u64::from(self.ring.features().files) * FULL_PERCENT
     }
 
-    fn stop_when_full(&mut self) {
-        if self.is_full() {
-            self.stop_accepting();
+    /// With little room left, a multishot accept is replaced by single ones.
+    fn limit_accepting(&mut self) {
+        if !self.may_accept_multishot() {
+            self.stop_accepting(|state| state == Accepting::Armed { multishot: true });
         }
     }
 
-    fn stop_accepting(&mut self) {
+    fn stop_accepting(&mut self, which: impl Fn(Accepting) -> bool) {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
-            if listener.state == Accepting::Armed {
+            if which(listener.state) {
                 listener.state = Accepting::Stopping;
                 self.ring.cancel_token(accept_token(index));
             }
@@ -268,7 +279,7 @@ impl Sockets {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        self.stop_accepting();
+        self.stop_accepting(|state| matches!(state, Accepting::Armed { .. }));
         for index in 0..self.listeners.len() {
             if !matches!(self.listeners[index].state, Accepting::Stopping | Accepting::Closed) {
                 self.close_listener(index);

@@ -29,7 +29,7 @@ impl Sockets {
         self.connecting.insert(slot, token);
         self.ring.set_nodelay(conn);
         self.ring.connect(conn, address);
-        self.deadlines.set(now.monotonic + self.connect_timeout, Due::Connect(conn));
+        self.deadlines.set(now.monotonic + self.times.connect_timeout, Due::Connect(conn));
     }
 
     pub(super) fn connected(&mut self, conn: ConnId, result: i32, shard: &mut Shard, now: Now) {

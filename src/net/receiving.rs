@@ -8,8 +8,6 @@
 //! ```
 //! Data comes before the end of data: a hang-up seen by poll is acted on only when a receive has returned nothing.
 
-use std::time::Duration;
-
 use super::cells::{Flags, Stage};
 use super::deadlines::Due;
 use super::sockets::Sockets;
@@ -17,8 +15,7 @@ use crate::base::{ConnId, Now};
 use crate::ring::{Completion, Kind};
 use crate::shard::{Input, Shard};
 
-/// Every connection is looked at once in this time; quiet ones are parked.
-const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+/// Steps in which all connections are looked at once per [`Times::quiet_after`](super::sockets::Times).
 const SWEEP_STEPS: u32 = 20;
 /// What an end of the peer's side looks like to poll.
 const HANG_UP: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
@@ -221,7 +218,7 @@ impl Sockets {
         }
         if !self.sweep.running {
             self.sweep = Sweep { running: true, next_slot: 0, found: false };
-            self.deadlines.set(now.monotonic + SWEEP_PERIOD / SWEEP_STEPS, Due::Sweep);
+            self.deadlines.set(now.monotonic + self.times.quiet_after / SWEEP_STEPS, Due::Sweep);
         }
     }
 
@@ -240,7 +237,7 @@ impl Sockets {
             }
             (self.sweep.next_slot, self.sweep.found) = (0, false);
         }
-        self.deadlines.set(now.monotonic + SWEEP_PERIOD / SWEEP_STEPS, Due::Sweep);
+        self.deadlines.set(now.monotonic + self.times.quiet_after / SWEEP_STEPS, Due::Sweep);
     }
 
     /// Busy since the last round: spared. Quiet: parked.

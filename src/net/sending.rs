@@ -34,12 +34,16 @@ impl Sockets {
     }
 
     fn refused(&mut self, refused: Refused, shard: &mut Shard, now: Now) {
-        let Refused { conn, frames, skip, outcome } = refused;
+        let Refused { conn, frames, skip, outcome, cut } = refused;
         let taken = match outcome {
             Ok(taken) => taken,
             Err(errno) => return self.fail(conn, errno, shard, now),
         };
         match self.cells.of(conn).map(|cell| cell.stage) {
+            Some(Stage::Open) if cut => {
+                shard.handle(Input::Taken { conn, frames, skip, taken }, now);
+                shard.handle(Input::Writable { conn }, now);
+            }
             Some(Stage::Open) => {
                 self.await_room(conn, taken > 0, now);
                 shard.handle(Input::Taken { conn, frames, skip, taken }, now);

@@ -38,6 +38,15 @@ pub struct Peers {
     pub loads: Arc<[AtomicU32]>,
 }
 
+/// Times that are configured.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// A connection that was quiet for this long is parked.
+    pub quiet_after: Duration,
+    /// An upstream that has not answered by then is unreachable.
+    pub connect_timeout: Duration,
+}
+
 /// All sockets of a worker.
 pub struct Sockets {
     pub ring: Ring,
@@ -66,12 +75,12 @@ pub struct Sockets {
     /// Connections on their way to another worker: its number, and the peer address in case it fails.
     pub(super) handing: HashMap<u32, (usize, SocketAddr)>,
     pub(super) sweep: Sweep,
-    pub(super) connect_timeout: Duration,
+    pub(super) times: Times,
     pub(super) draining: bool,
 }
 
 impl Sockets {
-    pub fn new(ring: Ring, listeners: Vec<Listener>, peers: Peers, connect_timeout: Duration) -> Self {
+    pub fn new(ring: Ring, listeners: Vec<Listener>, peers: Peers, times: Times) -> Self {
         Self {
             ring,
             facts: LoopFacts::default(),
@@ -90,7 +99,7 @@ impl Sockets {
             connecting: HashMap::new(),
             handing: HashMap::new(),
             sweep: Sweep::default(),
-            connect_timeout,
+            times,
             draining: false,
         }
     }

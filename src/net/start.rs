@@ -18,7 +18,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
 
 use super::accepting::Listener;
-use super::sockets::{Peers, Sockets};
+use super::sockets::{Peers, Sockets, Times};
 use super::worker::{Bells, Clock, Parcel, SendCost, State, Worker};
 use super::{cpu, listen};
 use crate::base::{Post, ShardId, post_office};
@@ -45,6 +45,8 @@ pub struct ServeOptions {
     pub workers: usize,
     /// Congestion control of accepted connections; `None` is the system's.
     pub congestion: Option<String>,
+    /// How long a connection must have been quiet to be parked (twice that at most).
+    pub quiet_after: Duration,
     /// How long a connection to an upstream may take.
     pub connect_timeout: Duration,
     /// Sizes of each worker's ring. `buffers` 0 divides a fixed budget between the workers.
@@ -57,8 +59,16 @@ impl ServeOptions {
     #[must_use]
     pub fn new(listen: Vec<SocketAddr>, shard: Arc<shard::Options>) -> Self {
         let ring = crate::ring::Options { buffers: 0, ..crate::ring::Options::default() };
-        let connect_timeout = Duration::from_secs(5);
-        Self { listen, internal_listen: None, workers: 0, congestion: None, connect_timeout, ring, shard }
+        Self {
+            listen,
+            internal_listen: None,
+            workers: 0,
+            congestion: None,
+            quiet_after: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            ring,
+            shard,
+        }
     }
 
     fn workers(&self) -> usize {
@@ -71,6 +81,9 @@ impl ServeOptions {
             let buffers = (BUFFER_BYTES_TOTAL / BUFFER_BYTES / self.workers()).clamp(BUFFERS_MIN, BUFFERS_MAX);
             ring.buffers = u16::try_from(buffers).unwrap_or(u16::MAX);
         }
+        // The limit is per user: what the first rings take, the last ones lack.
+        let workers = self.workers() as u64;
+        ring.locked_bytes_max = ring.locked_bytes_max.or(crate::ring::locked_bytes_limit().map(|limit| limit / workers));
         ring
     }
 }
@@ -164,7 +177,7 @@ pub fn start(options: &ServeOptions) -> Result<Running, ServeError> {
             listeners: std::mem::take(&mut listeners[index]),
             ring: options.ring(),
             shard: options.shard.clone(),
-            connect_timeout: options.connect_timeout,
+            times: Times { quiet_after: options.quiet_after, connect_timeout: options.connect_timeout },
             post,
             eventfds: eventfds.clone(),
             loads: loads.clone(),
@@ -337,7 +350,7 @@ struct Plan {
     listeners: Listeners,
     ring: crate::ring::Options,
     shard: Arc<shard::Options>,
-    connect_timeout: Duration,
+    times: Times,
     post: Post<Parcel>,
     eventfds: Arc<[OwnedFd]>,
     loads: Arc<[AtomicU32]>,
@@ -415,7 +428,7 @@ impl Plan {
         Worker {
             id,
             shard: Shard::new(id, shards, self.shard, seed, self.clock.now()),
-            sockets: Sockets::new(ring, listeners, peers, self.connect_timeout),
+            sockets: Sockets::new(ring, listeners, peers, self.times),
             post: self.post,
             bells: Bells { rings: ring_doorbells.then_some(rings), eventfds: self.eventfds },
             clock: self.clock,

@@ -8,24 +8,77 @@ use std::ops::{BitOr, BitOrAssign};
 pub struct Options {
     /// Submission queue entries.
     pub sq_entries: u32,
-    /// Completion queue entries; halved down to [`CQ_ENTRIES_MIN`] where memory may not be locked.
+    /// Completion queue entries; both queues are made smaller where memory may not be locked.
     pub cq_entries: u32,
     /// Direct descriptors; also limited by `RLIMIT_NOFILE`.
     pub files_max: u32,
     /// Receive buffers of [`BUFFER_BYTES`] each; rounded down to a power of two, at most 32,768.
     pub buffers: u16,
+    /// Bytes that this ring may lock, where a limit is shared by several; `None` leaves it to the kernel to refuse.
+    pub locked_bytes_max: Option<u64>,
     /// Set-up flags to be treated as if the kernel refused them, so that every fallback can be tested on any kernel.
     pub refused: SetupFlags,
 }
 
-/// Below this a completion queue is not shrunk.
-pub const CQ_ENTRIES_MIN: u32 = 4096;
+/// Completion queue entries that are given up first, and below which nothing is left to give up.
+const CQ_ENTRIES_SPARE: u32 = 4096;
+const CQ_ENTRIES_MIN: u32 = 1024;
+const SQ_ENTRIES_MIN: u32 = 256;
+/// What a ring locks besides its queues.
+const RING_PAGES_BYTES: u64 = 16 << 10;
 /// Bytes of one receive buffer.
 pub const BUFFER_BYTES: usize = 2048;
 
 impl Default for Options {
     fn default() -> Self {
-        Self { sq_entries: 4096, cq_entries: 65_536, files_max: 1 << 20, buffers: 4096, refused: SetupFlags::NONE }
+        Self {
+            sq_entries: 4096,
+            cq_entries: 65_536,
+            files_max: 1 << 20,
+            buffers: 4096,
+            locked_bytes_max: None,
+            refused: SetupFlags::NONE,
+        }
+    }
+}
+
+/// Entries of the two queues.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Queues {
+    pub sq: u32,
+    pub cq: u32,
+}
+
+impl Queues {
+    /// The largest queues, up to those asked for, that fit the ring's share of what may be locked.
+    pub fn fitting(options: &Options) -> Self {
+        let buffers = u64::from(options.buffers) * 16;
+        let mut queues = Self { sq: options.sq_entries, cq: options.cq_entries };
+        while let Some(smaller) = queues.smaller()
+            && options.locked_bytes_max.is_some_and(|most| queues.bytes() + buffers > most)
+        {
+            queues = smaller;
+        }
+        queues
+    }
+
+    /// The next smaller size worth trying.
+    pub fn smaller(self) -> Option<Self> {
+        let Self { sq, cq } = self;
+        if cq > CQ_ENTRIES_SPARE {
+            Some(Self { sq, cq: (cq / 2).max(CQ_ENTRIES_SPARE) })
+        } else if sq > SQ_ENTRIES_MIN {
+            Some(Self { sq: (sq / 2).max(SQ_ENTRIES_MIN), cq })
+        } else if cq > CQ_ENTRIES_MIN {
+            Some(Self { sq, cq: (cq / 2).max(CQ_ENTRIES_MIN) })
+        } else {
+            None
+        }
+    }
+
+    /// A submission takes 64 bytes, a completion 16.
+    fn bytes(self) -> u64 {
+        u64::from(self.sq) * 64 + u64::from(self.cq) * 16 + RING_PAGES_BYTES
     }
 }
 
@@ -108,8 +161,8 @@ pub struct Features {
     pub peer_name: bool,
     pub sq_entries: u32,
     pub cq_entries: u32,
-    /// The completion queue had to be made smaller than asked for.
-    pub cq_shrunk: bool,
+    /// The queues had to be made smaller than asked for.
+    pub shrunk: bool,
     /// Direct descriptors.
     pub files: u32,
     /// Receive buffers.
@@ -130,8 +183,8 @@ impl fmt::Display for Features {
         if !self.peer_name {
             write!(f, "; without SO_PEERNAME (one accept at a time)")?;
         }
-        if self.cq_shrunk {
-            write!(f, "; completion queue shrunk: raise RLIMIT_MEMLOCK (LimitMEMLOCK=infinity, ulimit -l unlimited)")?;
+        if self.shrunk {
+            write!(f, "; queues made smaller: raise RLIMIT_MEMLOCK (LimitMEMLOCK=infinity, ulimit -l unlimited)")?;
         }
         Ok(())
     }
@@ -203,6 +256,15 @@ mod tests {
     }
 
     #[test]
+    fn queues_shrink_to_a_share_but_not_to_nothing() {
+        let sizes = |locked_bytes_max| Queues::fitting(&Options { buffers: 512, locked_bytes_max, ..Options::default() });
+        assert_eq!(sizes(None), Queues { sq: 4096, cq: 65_536 });
+        assert_eq!(sizes(Some(8 << 20)), Queues { sq: 4096, cq: 65_536 });
+        assert_eq!(sizes(Some((8 << 20) / 51)), Queues { sq: 1024, cq: 4096 });
+        assert_eq!(sizes(Some(0)), Queues { sq: SQ_ENTRIES_MIN, cq: CQ_ENTRIES_MIN });
+    }
+
+    #[test]
     fn what_is_missing_is_said() {
         let features = Features {
             setup: SetupFlags::SUBMIT_ALL | SetupFlags::COOP_TASKRUN,
@@ -211,7 +273,7 @@ mod tests {
             peer_name: false,
             sq_entries: 8,
             cq_entries: 4096,
-            cq_shrunk: true,
+            shrunk: true,
             files: 10,
             buffers: 4,
         };

@@ -22,7 +22,7 @@ use crate::base::{ConnId, Frames};
 use crate::metrics::RingCounters;
 
 /// Flags of every send: never waits, takes all or says how much, raises no signal.
-const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+pub(super) const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 /// What a parked connection waits for.
 const POLL_IN: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
 /// Enters in a row that may consume nothing before a waiting loop gets its turn.
@@ -182,7 +182,7 @@ impl Ring {
         if let Some(error) = self.broken.take() {
             return Err(error);
         }
-        let mut wait = if self.has_completions() { Wait::No } else { wait };
+        let mut wait = if self.has_completions() || self.sends.any_cut() { Wait::No } else { wait };
         let mut stuck = 0;
         loop {
             self.fill();

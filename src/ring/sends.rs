@@ -19,6 +19,8 @@ pub struct Refused {
     pub skip: u32,
     /// Bytes taken, or the errno of a connection that is broken.
     pub outcome: Result<u32, i32>,
+    /// The socket took all it was offered, which was only the first [`GATHER_MAX`] pieces: it may well take more.
+    pub cut: bool,
 }
 
 struct InFlight {
@@ -46,6 +48,8 @@ enum Outcome {
 #[derive(Default)]
 pub struct Sends {
     in_flight: VecDeque<InFlight>,
+    /// Some of them offer only a part, which nothing but their release will tell.
+    any_cut: bool,
     /// The number of the oldest one; numbers wrap.
     first: u32,
     /// One bit per slot: has a send in this table.
@@ -80,9 +84,15 @@ impl Sends {
         self.busy[word] |= bit(conn.slot);
         let pieces = frames.as_slice();
         let cut = pieces.len() > GATHER_MAX;
+        self.any_cut |= cut;
         let bytes: usize = pieces.iter().take(GATHER_MAX).map(|frame| frame.blob.len()).sum();
         let offered = u32::try_from(bytes).unwrap_or(u32::MAX).saturating_sub(skip);
         self.in_flight.push_back(InFlight { conn, frames, skip, offered, cut, submission, outcome: Outcome::Silent });
+    }
+
+    /// Whether a release will hand something back that no completion announces: then an enter must not wait for one.
+    pub const fn any_cut(&self) -> bool {
+        self.any_cut
     }
 
     /// The pieces of the newest send, without the skipped bytes.
@@ -135,8 +145,10 @@ impl Sends {
                 Outcome::Broken(errno) => Err(errno),
             };
             bytes += u64::from(outcome.unwrap_or(0));
-            refused.push_back(Refused { conn: send.conn, frames: send.frames, skip: send.skip, outcome });
+            let cut = send.outcome == Outcome::Silent;
+            refused.push_back(Refused { conn: send.conn, frames: send.frames, skip: send.skip, outcome, cut });
         }
+        self.any_cut &= !self.in_flight.is_empty();
         (sends, bytes)
     }
 }
@@ -201,10 +213,12 @@ mod tests {
         let mut sends = Sends::default();
         let mut refused = VecDeque::new();
         sends.add(conn(0), Frames::Many(vec![Frame::reply(&b"xy"[..]); GATHER_MAX + 1]), 1, 0);
+        assert!(sends.any_cut());
         assert_eq!(sends.newest_parts().len(), GATHER_MAX);
         assert_eq!(sends.newest_parts().map(<[u8]>::len).sum::<usize>(), 2 * GATHER_MAX - 1);
         sends.release(1, &mut refused);
-        assert_eq!(refused[0].outcome, Ok(2 * GATHER_MAX as u32 - 1));
+        assert_eq!((refused[0].outcome, refused[0].cut), (Ok(2 * GATHER_MAX as u32 - 1), true));
+        assert!(!sends.any_cut());
     }
 
     #[test]

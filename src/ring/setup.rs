@@ -7,7 +7,7 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, Probe, opcode};
 
 use super::buffers::Buffers;
-use super::options::{CQ_ENTRIES_MIN, Features, Options, RingError, SetupFlags};
+use super::options::{Features, Options, Queues, RingError, SetupFlags};
 use super::sys::{self, RingFd};
 
 /// A ring's parts, before anything was submitted.
@@ -20,7 +20,7 @@ pub struct Parts {
 
 /// Builds a ring for the calling thread, which alone may use it.
 pub fn build(options: &Options) -> Result<Parts, RingError> {
-    let (io, setup, cq_shrunk) = build_queues(options)?;
+    let (io, setup, shrunk) = build_queues(options)?;
     check_operations(&io)?;
     let files = register_files(&io, options.files_max)?;
     let count = prev_power_of_two(options.buffers.clamp(1, 1 << 15));
@@ -35,7 +35,7 @@ pub fn build(options: &Options) -> Result<Parts, RingError> {
             peer_name: false,
             sq_entries: io.params().sq_entries(),
             cq_entries: io.params().cq_entries(),
-            cq_shrunk,
+            shrunk,
             files,
             buffers: count,
         },
@@ -51,32 +51,32 @@ fn all_flags() -> SetupFlags {
     SetupFlags::ALL.into_iter().fold(SetupFlags::NONE, |all, (flag, _)| all | flag)
 }
 
-/// Gives up flags, newest first, while the kernel says EINVAL, and completion queue entries while it says ENOMEM.
+/// Gives up flags, newest first, while the kernel says EINVAL, and queue entries while it says ENOMEM.
 fn build_queues(options: &Options) -> Result<(IoUring, SetupFlags, bool), RingError> {
     let mut flags = all_flags();
-    let mut cq_entries = options.cq_entries;
+    let mut queues = Queues::fitting(options);
     loop {
-        let error = match attempt(options, flags, cq_entries) {
-            Ok(io) => return Ok((io, flags, cq_entries < options.cq_entries)),
+        let error = match attempt(options, flags, queues) {
+            Ok(io) => return Ok((io, flags, queues != Queues { sq: options.sq_entries, cq: options.cq_entries })),
             Err(error) => error,
         };
-        match error.raw_os_error() {
-            Some(libc::EINVAL) if flags != SetupFlags::NONE => {
+        match (error.raw_os_error(), queues.smaller()) {
+            (Some(libc::EINVAL), _) if flags != SetupFlags::NONE => {
                 let newest = SetupFlags::ALL.into_iter().map(|(flag, _)| flag).find(|&flag| flags.contains(flag));
                 flags = flags.without(newest.unwrap_or(flags));
             }
-            Some(libc::ENOMEM) if cq_entries > CQ_ENTRIES_MIN => cq_entries = (cq_entries / 2).max(CQ_ENTRIES_MIN),
-            errno => return Err(refusal(errno.unwrap_or(0))),
+            (Some(libc::ENOMEM), Some(smaller)) => queues = smaller,
+            (errno, _) => return Err(refusal(errno.unwrap_or(0))),
         }
     }
 }
 
-fn attempt(options: &Options, flags: SetupFlags, cq_entries: u32) -> io::Result<IoUring> {
+fn attempt(options: &Options, flags: SetupFlags, queues: Queues) -> io::Result<IoUring> {
     if flags.intersects(options.refused) {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let mut builder = IoUring::builder();
-    builder.setup_clamp().setup_cqsize(cq_entries.max(options.sq_entries));
+    builder.setup_clamp().setup_cqsize(queues.cq.max(queues.sq));
     if flags.contains(SetupFlags::NO_SQARRAY) {
         builder.setup_no_sqarray();
     }
@@ -92,7 +92,7 @@ fn attempt(options: &Options, flags: SetupFlags, cq_entries: u32) -> io::Result<
     if flags.contains(SetupFlags::SUBMIT_ALL) {
         builder.setup_submit_all();
     }
-    builder.build(options.sq_entries)
+    builder.build(queues.sq)
 }
 
 /// Why `io_uring_setup` said no.
@@ -177,4 +177,11 @@ fn probe_socket_commands(parts: &mut Parts) -> bool {
 /// The largest power of two that is not above `count`, which is not zero.
 const fn prev_power_of_two(count: u16) -> u16 {
     1 << (u16::BITS - 1 - count.leading_zeros())
+}
+
+/// Bytes that this user's processes may lock together. `None` where no limit applies.
+pub fn locked_bytes_limit() -> Option<u64> {
+    let exempt =
+        rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::IPC_LOCK));
+    if exempt { None } else { rustix::process::getrlimit(rustix::process::Resource::Memlock).current }
 }
