@@ -57,8 +57,7 @@ pub fn upgraded(key: &str) -> Vec<u8> {
 
 /// The first frame of a subscriber: where it is.
 pub fn subscribed(channel: &str, offset: u64) -> Vec<u8> {
-    let item =
-        format!("{{\"subscribed\":{{\"channel\":\"{channel}\",\"position\":\"{EPOCH}:{offset}\",\"recovered\":true}}}}");
+    let item = format!("{{\"subscribed\":{{\"channel\":\"{channel}\",\"position\":\"{EPOCH}:{offset}\",\"recovered\":true}}}}");
     let mut frame = Vec::new();
     text_frame(&mut frame, item.len());
     frame.extend_from_slice(item.as_bytes());

@@ -322,11 +322,7 @@ impl Fleet {
     }
 
     /// Lets the session act and notes what became of it; `None` when it is gone.
-    fn with_session<T>(
-        &mut self,
-        index: usize,
-        act: impl FnOnce(&mut Session, &mut Around<'_>) -> Result<T, Fault>,
-    ) -> Option<T> {
+    fn with_session<T>(&mut self, index: usize, act: impl FnOnce(&mut Session, &mut Around<'_>) -> Result<T, Fault>) -> Option<T> {
         let connection = self.connections.get_mut(index)?.as_mut()?;
         let was_ready = connection.session.is_ready();
         self.out.clear();
@@ -438,4 +434,3 @@ pub fn check_descriptors(count: usize) -> Result<(), BenchError> {
         Some(_) | None => Ok(()),
     }
 }
-

@@ -64,11 +64,8 @@ pub fn run(args: &IdleArgs) -> Result<Outcome, BenchError> {
     }
     let mut request = args.common.request(channel_path(&args.channel), Doing::Subscribe(Transport::Ws));
     request.own_paths = args.own_channels;
-    let checker = if args.own_channels {
-        Checker::for_own_channels(&args.channel)
-    } else {
-        Checker::new(&args.channel, PAYLOAD_BYTES_MIN)
-    };
+    let checker =
+        if args.own_channels { Checker::for_own_channels(&args.channel) } else { Checker::new(&args.channel, PAYLOAD_BYTES_MIN) };
     let open_max = args.to.max(args.churn_hold + args.common.window);
     let mut fleet = args.common.fleet(request, checker, open_max)?;
 

@@ -361,7 +361,13 @@ mod tests {
     const BYTES: usize = 48;
 
     fn request(doing: Doing) -> Request {
-        Request { path: "/channels/news".to_owned(), own_paths: false, host: "h".to_owned(), authorization: Some("k".to_owned()), doing }
+        Request {
+            path: "/channels/news".to_owned(),
+            own_paths: false,
+            host: "h".to_owned(),
+            authorization: Some("k".to_owned()),
+            doing,
+        }
     }
 
     fn item(number: u64) -> Vec<u8> {
@@ -395,8 +401,7 @@ mod tests {
             let mut got = Ok(());
             for bytes in wire.chunks(step) {
                 carry.extend(bytes);
-                let mut around =
-                    Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 1, out: &mut out };
+                let mut around = Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 1, out: &mut out };
                 match session.read(&carry, &mut around) {
                     Ok(used) => drop(carry.drain(..used)),
                     Err(fault) => {
@@ -487,8 +492,7 @@ mod tests {
             ("HTTP/1.1 403 Forbidden\r\n\r\n", Fault::Refused { status: 403 }),
             ("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: no\r\n\r\n", Fault::Accept),
         ] {
-            let mut around =
-                Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 1, out: &mut Vec::new() };
+            let mut around = Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 1, out: &mut Vec::new() };
             assert_eq!(Session::new(0).read(wire.as_bytes(), &mut around), Err(fault));
         }
     }
