@@ -1,0 +1,138 @@
+//! Who is measured: how its server is started and ended, and one load put on it.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::Flags;
+
+const START_WAIT: Duration = Duration::from_secs(10);
+const END_WAIT: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const API_KEY: &str = "bench";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Contender {
+    Ringmain,
+    Write,
+    Uring,
+}
+
+impl Contender {
+    pub const FLOORS: [Self; 2] = [Self::Write, Self::Uring];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ringmain => "ringmain",
+            Self::Write => "bare write()",
+            Self::Uring => "bare io_uring",
+        }
+    }
+
+    fn command(self, flags: &Flags, address: SocketAddr) -> Command {
+        let mut command = Command::new("taskset");
+        command.arg("-c").arg(flags.server_cpu.to_string());
+        let listen = address.to_string();
+        match self {
+            Self::Ringmain => {
+                command.arg(&flags.ringmain).args(["serve", "--listen", &listen, "--workers", "1", "--config"]);
+                command.arg(&flags.config);
+            }
+            Self::Write => _ = command.arg(&flags.floor).args(["--listen", &listen, "--send", "write"]),
+            Self::Uring => _ = command.arg(&flags.floor).args(["--listen", &listen, "--send", "uring"]),
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+}
+
+/// Why there is no result.
+#[derive(Debug)]
+pub enum Failure {
+    Start { contender: Contender, error: io::Error },
+    NotListening { contender: Contender, address: SocketAddr },
+    Load { contender: Contender, load: String },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start { contender, error } => write!(f, "starting {}: {error}", contender.name()),
+            Self::NotListening { contender, address } => {
+                write!(f, "{} does not listen on {address} (or something else does)", contender.name())
+            }
+            Self::Load { contender, load } => write!(f, "`{load}` against {} gave no figures", contender.name()),
+        }
+    }
+}
+
+/// What one load printed.
+pub struct Figures(pub Value);
+
+impl Figures {
+    /// A figure; NaN where there is none, so that nothing passes a bar by being absent.
+    pub fn number(&self, name: &str) -> f64 {
+        self.0.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN)
+    }
+
+    /// Nothing was lost, repeated, out of order or wrong.
+    pub fn is_sound(&self) -> bool {
+        ["lost", "repeated", "disordered", "corrupt", "gaps", "closed_by_server"].iter().all(|name| self.number(name) == 0.0)
+    }
+}
+
+/// A started server; ended, by its own process id, when it is dropped.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        _ = rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), rustix::process::Signal::TERM);
+        let deadline = Instant::now() + END_WAIT;
+        while Instant::now() < deadline {
+            match self.0.try_wait() {
+                Ok(None) => std::thread::sleep(LOOK_AGAIN),
+                Ok(Some(_)) | Err(_) => return,
+            }
+        }
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+/// Starts the contender's server, puts one load on it, ends it.
+pub fn run(flags: &Flags, contender: Contender, load: &[&str]) -> Result<Figures, Failure> {
+    let address = SocketAddr::from(([127, 0, 0, 1], flags.port));
+    // `taskset` becomes the server, so the child's process id is the server's.
+    let child = contender.command(flags, address).spawn().map_err(|error| Failure::Start { contender, error })?;
+    let mut server = Server(child);
+    wait_until_listening(&mut server, address).ok_or(Failure::NotListening { contender, address })?;
+    let output = Command::new(&flags.ringmain)
+        .arg("bench")
+        .args(load)
+        .args(["--json", "--addr", &address.to_string(), "--api-key", API_KEY])
+        .args(["--pid", &server.0.id().to_string(), "--server-cpu", &flags.server_cpu.to_string()])
+        .args(["--cpu", &flags.load_cpu.to_string()])
+        .stderr(Stdio::inherit())
+        .output();
+    let output = output.map_err(|error| Failure::Start { contender, error })?;
+    let line = serde_json::from_slice(&output.stdout);
+    line.map(Figures).map_err(|_| Failure::Load { contender, load: load.join(" ") })
+}
+
+fn wait_until_listening(server: &mut Server, address: SocketAddr) -> Option<()> {
+    let deadline = Instant::now() + START_WAIT;
+    while Instant::now() < deadline {
+        if !matches!(server.0.try_wait(), Ok(None)) {
+            return None;
+        }
+        if TcpStream::connect_timeout(&address, LOOK_AGAIN).is_ok() {
+            return Some(());
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    None
+}
