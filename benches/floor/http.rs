@@ -49,6 +49,7 @@ pub fn read(received: &[u8]) -> Option<Asked> {
 /// The answer to an upgrade.
 pub fn upgraded(key: &str) -> Vec<u8> {
     let accept = ringmain::ws::handshake::accept_key(key);
+    let accept = String::from_utf8_lossy(&accept);
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
     )
