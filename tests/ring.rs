@@ -18,7 +18,7 @@ fn skipped() -> bool {
 fn options(workers: usize) -> ServeOptions {
     let mut shard = shard::Options::default();
     shard.server.echo = true;
-    shard.server.drain_timeout = Duration::from_secs(5);
+    shard.server.drain_timeout = Duration::from_secs(1);
     let mut options = ServeOptions::new(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))], Arc::new(shard));
     options.workers = workers;
     options
