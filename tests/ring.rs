@@ -145,7 +145,7 @@ fn pitfall_07_slots_are_reused_under_churn() {
     let threads: Vec<_> = (0..4)
         .map(|thread| {
             std::thread::spawn(move || {
-                for round in 0..1500 {
+                for round in 0..8000 {
                     let mut client = TcpStream::connect(address).expect("the server listens");
                     client.set_read_timeout(Some(PATIENCE)).expect("a socket option");
                     match (round + thread) % 4 {
@@ -403,4 +403,22 @@ fn pitfall_23_many_workers_as_an_ordinary_user() {
     let mut clients: Vec<_> = (0..500).map(|_| connect(&running)).collect();
     assert!(clients.iter_mut().all(answers));
     running.stop().expect("the workers worked");
+}
+
+#[test]
+fn every_test_in_the_table_of_pitfalls_exists() {
+    let table = include_str!("../docs/pitfalls.md");
+    let mut sources = include_str!("ring.rs").to_owned();
+    for file in ["ring/tests.rs", "ring/options.rs", "ring/sends.rs", "base/doorbell.rs", "net/cells.rs", "net/sending.rs"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
+        sources += &std::fs::read_to_string(path).expect("a source file");
+    }
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with(|first: char| first == '|')).skip(2).collect();
+    assert_eq!(rows.len(), 25);
+    for row in rows {
+        let tests = row.split('|').nth(3).expect("the third column").trim();
+        for name in tests.split(',').map(|name| name.trim().trim_matches('`')).filter(|&name| name != "none") {
+            assert!(sources.contains(&format!("fn {name}(")), "{name} does not exist");
+        }
+    }
 }

@@ -137,19 +137,29 @@ impl Sockets {
     /// An accept is over, for the reason that its result gives.
     fn accept_ended(&mut self, index: usize, result: i32, now: Now) {
         let Some(listener) = self.listeners.get_mut(index) else { return };
-        let was = std::mem::replace(&mut listener.state, Accepting::Idle);
-        match (-result, was) {
-            (_, Accepting::Stopping) if self.draining => self.close_listener(index),
-            (errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM), _) => {
-                listener.state = Accepting::BackingOff;
-                let pause = listener.backoff;
-                listener.backoff = (pause * 2).min(BACKOFF_MAX);
-                self.facts.accept_backoff.one(Label::Number(errno.unsigned_abs()));
-                self.deadlines.set(now.monotonic + pause, Due::Accept(u32::try_from(index).unwrap_or(u32::MAX)));
-                tracing::warn!(errno, "cannot accept: out of descriptors or memory");
-            }
-            _ => self.arm_accept(index),
+        if listener.state == Accepting::Closed {
+            return;
         }
+        let was = std::mem::replace(&mut listener.state, Accepting::Idle);
+        if was == Accepting::Stopping && self.draining {
+            self.close_listener(index);
+        } else if result >= 0 || concerns_one_connection(-result) {
+            self.arm_accept(index);
+        } else {
+            self.back_off(index, -result, now);
+        }
+    }
+
+    /// Arming again at once would fail at once: waits for a while, or for a connection to close.
+    fn back_off(&mut self, index: usize, errno: i32, now: Now) {
+        let Some(listener) = self.listeners.get_mut(index) else { return };
+        listener.state = Accepting::BackingOff;
+        let pause = listener.backoff;
+        listener.backoff = (pause * 2).min(BACKOFF_MAX);
+        self.facts.accept_backoff.one(Label::Number(errno.unsigned_abs()));
+        self.deadlines.set(now.monotonic + pause, Due::Accept(u32::try_from(index).unwrap_or(u32::MAX)));
+        let error = std::io::Error::from_raw_os_error(errno);
+        tracing::warn!(%error, "cannot accept for now");
     }
 
     pub(super) fn accept_again(&mut self, index: u32) {
@@ -320,6 +330,26 @@ impl Sockets {
         self.note_listener(conn, listener);
         self.ask_name(conn, listener);
     }
+}
+
+/// Errors of accept that say nothing about the next one (accept(2): errors of the new connection are passed on), and our own
+/// cancelling.
+fn concerns_one_connection(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ECANCELED
+            | libc::ECONNABORTED
+            | libc::EINTR
+            | libc::EAGAIN
+            | libc::EPROTO
+            | libc::EPERM
+            | libc::ENETDOWN
+            | libc::ENETUNREACH
+            | libc::EHOSTDOWN
+            | libc::EHOSTUNREACH
+            | libc::ENOPROTOOPT
+            | libc::EOPNOTSUPP
+    )
 }
 
 fn accept_token(index: usize) -> Token {

@@ -61,13 +61,12 @@ impl Sockets {
         let Some(cell) = self.cells.of(conn) else { return };
         cell.stalls = if cell.flags.take(Flags::WOKEN) && !progress { cell.stalls.saturating_add(1) } else { 0 };
         cell.flags.set(Flags::BLOCKED);
-        if cell.stalls < STALLS_BEFORE_BACKOFF {
-            self.begin(conn, Flags::BLOCKED);
-            self.ring.poll_out(conn);
-        } else {
-            let doublings = u32::from(cell.stalls - STALLS_BEFORE_BACKOFF).min(8);
-            let pause = (BACKOFF_MIN * (1 << doublings)).min(BACKOFF_MAX);
-            self.deadlines.set(now.monotonic + pause, Due::Write(conn));
+        match back_off(cell.stalls) {
+            Some(pause) => self.deadlines.set(now.monotonic + pause, Due::Write(conn)),
+            None => {
+                self.begin(conn, Flags::BLOCKED);
+                self.ring.poll_out(conn);
+            }
         }
     }
 
@@ -99,5 +98,25 @@ impl Sockets {
             Stage::Flushing => self.send_rest(conn),
             _ => {}
         }
+    }
+}
+
+/// The pause after so many wakes without progress. `None`: poll is still believed.
+fn back_off(stalls: u8) -> Option<Duration> {
+    let doublings = u32::from(stalls.checked_sub(STALLS_BEFORE_BACKOFF)?).min(8);
+    Some((BACKOFF_MIN * (1 << doublings)).min(BACKOFF_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writable_without_progress_backs_off() {
+        let pauses: Vec<_> = (0..u8::MAX).map(back_off).collect();
+        assert_eq!(pauses[..2], [None, None], "a refusal, and one wake for nothing");
+        let millis = |pause: &Option<Duration>| pause.map_or(0, |pause| pause.as_millis());
+        assert_eq!(pauses[2..9].iter().map(millis).collect::<Vec<_>>(), [10, 20, 40, 80, 160, 320, 500]);
+        assert!(pauses[9..].iter().all(|pause| *pause == Some(BACKOFF_MAX)));
     }
 }
