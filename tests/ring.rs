@@ -413,7 +413,7 @@ fn every_test_in_the_table_of_pitfalls_exists() {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
         sources += &std::fs::read_to_string(path).expect("a source file");
     }
-    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with(|first: char| first == '|')).skip(2).collect();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with('|')).skip(2).collect();
     assert_eq!(rows.len(), 25);
     for row in rows {
         let tests = row.split('|').nth(3).expect("the third column").trim();
