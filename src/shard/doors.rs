@@ -129,13 +129,6 @@ impl Shard {
         }
     }
 
-    /// What no door takes goes to an upstream.
-    fn pass_on(&mut self, conn: ConnId, head: &Head, now: Now) {
-        let mut facts = Facts::new(head, Door::Elsewhere.label(), Cors::None);
-        facts.keep_alive &= head.framing() == Framing::None;
-        self.refuse(conn, &facts, &Problem::not_found(head.path()), now);
-    }
-
     /// Which door a normalised path names.
     fn door<'a>(&self, path: &'a str) -> Door<'a> {
         let server = &self.options.server;

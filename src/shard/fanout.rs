@@ -39,6 +39,7 @@ pub(super) struct Aftermath {
 impl Shard {
     /// Hands out queued publications, at most `sends_max` frames.
     pub fn fan_out(&mut self, sends_max: u32, now: Now) -> FanOut {
+        self.now = now;
         self.run_loopback(now);
         let mut left = sends_max;
         while left > 0 {

@@ -22,6 +22,7 @@ mod single;
 mod stage;
 mod stream;
 mod subscribe;
+mod upstream;
 mod websocket;
 
 pub use fanout::FanOut;
@@ -63,6 +64,7 @@ pub struct Shard {
     /// Subscriptions that wait for room on their connection to be sent their next page.
     catching_up: Vec<Key>,
     aftermath: fanout::Aftermath,
+    upstreams: upstream::Upstreams,
     draining: Option<operate::Drain>,
     deflater: Deflater,
     scratch: Scratch,
@@ -70,6 +72,8 @@ pub struct Shard {
     ping: Blob,
     random: Random,
     metrics: Counters,
+    /// The instant of the call under way.
+    now: Now,
     /// Last number given to a publishing request.
     requests: u32,
     next_sweep: Nanos,
@@ -96,12 +100,14 @@ impl Shard {
             timers: Wheel::default(),
             catching_up: Vec::new(),
             aftermath: fanout::Aftermath::default(),
+            upstreams: upstream::Upstreams::new(&options.proxy),
             draining: None,
             deflater: Deflater::default(),
             scratch: Scratch::default(),
             ping: crate::ws::encode::frame(Opcode::Ping, b"").into(),
             random,
             metrics: Counters::default(),
+            now,
             requests: 0,
             next_sweep: now.monotonic + SWEEP_INTERVAL,
             late_replies: Vec::new(),
@@ -112,14 +118,19 @@ impl Shard {
 
     /// Takes one fact in.
     pub fn handle(&mut self, input: Input<'_>, now: Now) {
+        self.now = now;
         match input {
             Input::Accepted { conn, listener, peer } => self.accepted(conn, listener, peer, now),
             Input::Bytes { conn, bytes } => self.bytes(conn, bytes, now),
             Input::Eof { conn } => self.eof(conn, now),
-            Input::Taken { conn, frames, skip, taken } => self.connections.taken(conn, frames, skip, taken),
+            Input::Taken { conn, frames, skip, taken } => {
+                self.connections.taken(conn, frames, skip, taken);
+                self.hold_back(conn, true);
+            }
             Input::Writable { conn } => self.writable(conn),
             Input::Gone { conn, cause } => self.gone(conn, cause),
-            Input::Connected { .. } | Input::ConnectFailed { .. } => {}
+            Input::Connected { conn, token } => self.upstream_connected(conn, token, now),
+            Input::ConnectFailed { token, cause } => self.upstream_failed(token, cause, now),
             Input::Message { from, message } => self.message(from, message, now),
         }
         self.continue_carried(now);
@@ -127,6 +138,7 @@ impl Shard {
 
     /// Fires every deadline that has passed.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.now = now;
         while let Some(slot) = self.timers.expire(now.monotonic) {
             if let Some(conn) = self.connections.at(slot) {
                 self.expired(conn, now);
@@ -186,7 +198,7 @@ impl Shard {
     /// Replaces the configuration. Open connections keep what they were opened with; limits and policies apply from now on.
     pub fn reload(&mut self, options: Arc<Options>) {
         self.origins = Origins::new(&options.http.allowed_origins);
-        self.options = options;
+        self.options = self.upstreams.reload(&self.options, options);
     }
 
     fn message(&mut self, from: ShardId, message: Message, now: Now) {
@@ -247,6 +259,8 @@ impl Shard {
                 Stage::Head(_) => self.head_bytes(conn, bytes, now),
                 Stage::Body(_) => self.body_bytes(conn, bytes, now),
                 Stage::WebSocket(_) => self.websocket_bytes(conn, bytes, now),
+                Stage::Exchange(_) => self.exchange_bytes(conn, bytes, now),
+                Stage::Upstream(_) => self.upstream_bytes(conn, bytes, now),
                 Stage::Waiting(_) | Stage::Poll(_) | Stage::Scrape(_) => self.carry(conn, bytes),
                 // A stream's client has nothing to say; a closing connection is not listened to.
                 Stage::Stream(_) | Stage::Closing | Stage::Vacant => return,
@@ -262,6 +276,8 @@ impl Shard {
             // The answer to a complete request is still wanted (RFC 9112 section 9.6).
             Stage::Waiting(waiting) => waiting.facts.keep_alive = false,
             Stage::Scrape(_) | Stage::Closing => {}
+            Stage::Exchange(_) => self.exchange_eof(conn),
+            Stage::Upstream(_) => self.upstream_eof(conn, now),
             Stage::Head(_) | Stage::Body(_) | Stage::Poll(_) | Stage::Stream(_) | Stage::WebSocket(_) | Stage::Vacant => {
                 self.disconnected(conn, 1006);
                 self.end(conn, now);
@@ -272,11 +288,13 @@ impl Shard {
     fn writable(&mut self, conn: ConnId) {
         self.connections.writable(conn);
         self.catch_up_again(conn);
+        self.hold_back(conn, false);
     }
 
     fn gone(&mut self, conn: ConnId, cause: GoneCause) {
         tracing::debug!(%conn, ?cause, "connection gone");
         self.disconnected(conn, 1006);
+        self.upstream_gone(conn, self.now);
         self.let_go(conn);
         self.connections.vacate(conn);
     }
@@ -299,6 +317,7 @@ impl Shard {
     /// Frees what a connection holds besides its cell.
     fn let_go(&mut self, conn: ConnId) {
         self.leave_all(conn);
+        self.release_exchange(conn, self.now);
         self.timers.clear(conn.slot);
     }
 
@@ -316,6 +335,8 @@ impl Shard {
             Stage::Poll(_) => self.poll_expired(conn, now),
             Stage::Stream(_) => self.keep_stream_alive(conn, now),
             Stage::WebSocket(_) => self.check_pulse(conn, now),
+            Stage::Exchange(_) => self.exchange_expired(conn, now),
+            Stage::Upstream(_) => self.upstream_expired(conn, now),
             Stage::Closing => self.abort(conn),
             Stage::Vacant => {}
         }

@@ -4,7 +4,8 @@
 //!            ┌────────────── keep-alive ───────────────┐
 //!            ▼                                         │
 //!   Head ──▶ Body ──▶ Waiting (other workers) ─────────┤
-//!    │  └──▶ Poll (until something comes) ─────────────┘
+//!    │  ├──▶ Poll (until something comes) ─────────────┤
+//!    │  └──▶ Exchange (an upstream answers) ───────────┘    (a raw WebSocket stays in it)
 //!    ├─────▶ Stream (event stream, NDJSON) ────────────┐
 //!    └─────▶ WebSocket ────────────────────────────────┴──▶ Closing ──▶ Vacant
 //! ```
@@ -16,6 +17,7 @@ use super::operate::Scrape;
 use super::poll::Poll;
 use super::publish::Waiting;
 use super::stream::Stream;
+use super::upstream::{Exchanging, UpstreamConn};
 use super::websocket::WebSocket;
 use crate::http::head::HeadReader;
 use crate::metrics::TransportKind;
@@ -39,6 +41,10 @@ pub enum Stage {
     /// An event stream or NDJSON stream.
     Stream(Stream),
     WebSocket(WebSocket),
+    /// A request that an upstream answers.
+    Exchange(Box<Exchanging>),
+    /// A connection to an upstream.
+    Upstream(Box<UpstreamConn>),
     /// Everything is said; the connection goes when the last byte has been taken.
     Closing,
 }
@@ -51,9 +57,14 @@ impl Stage {
             Self::WebSocket(_) => TransportKind::WebSocket,
             Self::Stream(stream) => stream.kind,
             Self::Poll(_) => TransportKind::Poll,
-            Self::Vacant | Self::Head(_) | Self::Body(_) | Self::Waiting(_) | Self::Scrape(_) | Self::Closing => {
-                TransportKind::Http
-            }
+            Self::Vacant
+            | Self::Head(_)
+            | Self::Body(_)
+            | Self::Waiting(_)
+            | Self::Scrape(_)
+            | Self::Exchange(_)
+            | Self::Upstream(_)
+            | Self::Closing => TransportKind::Http,
         }
     }
 }

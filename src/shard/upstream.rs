@@ -1,0 +1,486 @@
+//! Requests that an upstream answers: the client's connection and the upstream's, tied together for one exchange.
+//!
+//! ```text
+//!   client ── Exchanging ──────── link ──────── UpstreamConn ── upstream
+//!               │ Exchange (what to pass on)        │ Pool (who may have the connection next)
+//! ```
+//!
+//! Either side is read only while the other takes what it is sent: a refused send pauses the counterpart.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::io::{ConnectCause, ListenerId, Output};
+use super::reply::Facts;
+use super::stage::Stage;
+use super::{Options, Shard};
+use crate::base::{Arena, ConnId, Key, Now};
+use crate::http::cors::Cors;
+use crate::http::head::Head;
+use crate::http::problem::Problem;
+use crate::metrics::Label;
+use crate::proxy::{
+    Acquire, Downstream, Ended, Exchange, Failure, Pool, ProxyError, PutBack, ResponseState, Router, ServerId, Turn,
+};
+
+/// A client's connection during an exchange.
+#[derive(Debug)]
+pub struct Exchanging {
+    exchange: Exchange,
+    facts: Facts,
+    upstream: usize,
+    link: Link,
+    /// Bytes of the client that cannot be passed on yet: its body while no connection is open, or its next request.
+    carry: Vec<u8>,
+}
+
+/// What carries an exchange to its upstream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Link {
+    /// Every connection is in use.
+    Waiting,
+    Connecting,
+    Open {
+        conn: ConnId,
+        server: ServerId,
+        /// It has served another request before.
+        reused: bool,
+    },
+}
+
+/// A connection to an upstream.
+#[derive(Debug)]
+pub struct UpstreamConn {
+    upstream: usize,
+    server: ServerId,
+    /// Whom it serves; nobody while it is idle in its pool.
+    downstream: Option<ConnId>,
+}
+
+/// A connection being opened.
+#[derive(Clone, Copy, Debug)]
+struct Connecting {
+    upstream: usize,
+    server: ServerId,
+    downstream: ConnId,
+    address: SocketAddr,
+}
+
+/// A worker's upstreams.
+#[derive(Debug)]
+pub struct Upstreams {
+    router: Router,
+    pools: Vec<Pool>,
+    connecting: Arena<Connecting>,
+}
+
+impl Upstreams {
+    #[must_use]
+    pub fn new(options: &crate::proxy::Options) -> Self {
+        Self {
+            router: Router::new(options),
+            pools: options.upstreams.iter().map(Pool::new).collect(),
+            connecting: Arena::default(),
+        }
+    }
+
+    /// Takes new routes and timeouts. Other upstreams than before need a restart: exchanges under way name them by number.
+    pub fn reload(&mut self, old: &Options, fresh: Arc<Options>) -> Arc<Options> {
+        let servers = |options: &Options| {
+            options.proxy.upstreams.iter().map(|upstream| (upstream.name.clone(), upstream.servers.clone())).collect::<Vec<_>>()
+        };
+        if servers(old) == servers(&fresh) {
+            self.router = Router::new(&fresh.proxy);
+            return fresh;
+        }
+        Arc::new(Options { proxy: old.proxy.clone(), ..(*fresh).clone() })
+    }
+}
+
+impl Shard {
+    /// What no door takes goes to an upstream.
+    pub(super) fn pass_on(&mut self, conn: ConnId, head: &Head, now: Now) {
+        let mut facts = Facts::new(head, "proxy", Cors::None);
+        let found = self.upstreams.router.find(head.host(), head.path());
+        let server = found.and_then(|upstream| self.options.proxy.upstreams.get(upstream)?.servers.first().copied());
+        let (Some(upstream), Some(server)) = (found, server) else {
+            // Its body, if it has one, is not read.
+            facts.keep_alive &= head.framing() == crate::http::head::Framing::None;
+            return self.refuse(conn, &facts, &Problem::not_found(head.path()), now);
+        };
+        let Some(peer) = self.connections.get(conn).map(super::connections::Cell::peer) else { return };
+        let exchange = Exchange::new(head, Downstream { peer, secure: false, trusted: false }, server);
+        let exchanging = Exchanging { exchange, facts, upstream, link: Link::Waiting, carry: Vec::new() };
+        self.set_stage(conn, Stage::Exchange(Box::new(exchanging)));
+        let acquired = self.upstreams.pools[upstream].take(conn);
+        self.acquired(conn, upstream, acquired, now);
+    }
+
+    /// Acts on what a pool gave to a request.
+    fn acquired(&mut self, conn: ConnId, upstream: usize, acquired: Acquire, now: Now) {
+        let connect_timeout = self.upstream_time(upstream, |upstream| upstream.connect_timeout);
+        match acquired {
+            Acquire::Idle { server, conn: up } => {
+                if let Some(Stage::Upstream(idle)) = self.connections.get_mut(up).map(|cell| &mut cell.stage) {
+                    idle.downstream = Some(conn);
+                }
+                self.open_link(conn, Link::Open { conn: up, server, reused: true }, now);
+            }
+            Acquire::Connect { server, address } => {
+                let key = self.upstreams.connecting.insert(Connecting { upstream, server, downstream: conn, address });
+                self.connections.output(Output::Connect { token: key.index, address });
+                self.set_link(conn, Link::Connecting);
+                self.timers.set(conn.slot, now.monotonic + connect_timeout);
+            }
+            Acquire::Wait => {
+                self.set_link(conn, Link::Waiting);
+                self.timers.set(conn.slot, now.monotonic + connect_timeout);
+            }
+            Acquire::Refused => self.exchange_failed(conn, ProxyError::Busy, now),
+        }
+    }
+
+    /// A connection that was asked for is open.
+    pub(super) fn upstream_connected(&mut self, up: ConnId, token: u32, now: Now) {
+        let Some(Connecting { upstream, server, downstream, address }) = self.take_connecting(token) else { return };
+        self.upstreams.pools[upstream].connected();
+        let wanted = self.link_of(downstream) == Some(Link::Connecting);
+        let stage = Stage::Upstream(Box::new(UpstreamConn { upstream, server, downstream: wanted.then_some(downstream) }));
+        self.connections.open(up, ListenerId::Public, address, stage);
+        if wanted {
+            self.open_link(downstream, Link::Open { conn: up, server, reused: false }, now);
+        } else {
+            // The client left while it was opened; somebody else may have it.
+            self.put_back(up, upstream, server, now);
+        }
+    }
+
+    /// A connection that was asked for could not be opened.
+    pub(super) fn upstream_failed(&mut self, token: u32, cause: ConnectCause, now: Now) {
+        let Some(Connecting { upstream, downstream, .. }) = self.take_connecting(token) else { return };
+        let turn = self.upstreams.pools[upstream].connect_failed();
+        self.take_turn(upstream, turn, now);
+        if self.link_of(downstream) == Some(Link::Connecting) {
+            let error = match cause {
+                ConnectCause::Refused => ProxyError::ConnectRefused,
+                ConnectCause::Unreachable => ProxyError::ConnectUnreachable,
+                ConnectCause::TimedOut => ProxyError::ConnectTimedOut,
+                ConnectCause::Local => ProxyError::ConnectLocal,
+            };
+            self.exchange_failed(downstream, error, now);
+        }
+    }
+
+    /// Sends the request's head and what has come of its body over a connection it has just got.
+    fn open_link(&mut self, conn: ConnId, link: Link, now: Now) {
+        let Link::Open { conn: up, .. } = link else { return };
+        self.set_link(conn, link);
+        let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
+        let head = exchanging.exchange.request_head().to_vec();
+        let upstream = exchanging.upstream;
+        let carry = std::mem::take(&mut exchanging.carry);
+        self.say(up, head);
+        let timeout = self.upstream_time(upstream, |upstream| upstream.response_timeout);
+        self.timers.set(conn.slot, now.monotonic + timeout);
+        self.connections.output(Output::PauseReading { conn, paused: false });
+        if !carry.is_empty() {
+            self.exchange_bytes(conn, &carry, now);
+        }
+    }
+
+    /// Bytes of the client: its body, its side of a tunnel, or its next request.
+    pub(super) fn exchange_bytes(&mut self, conn: ConnId, bytes: &[u8], now: Now) -> usize {
+        let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else {
+            return bytes.len();
+        };
+        let Link::Open { conn: up, .. } = exchanging.link else {
+            exchanging.carry.extend_from_slice(bytes);
+            self.connections.output(Output::PauseReading { conn, paused: true });
+            return bytes.len();
+        };
+        let mut out = Vec::new();
+        match exchanging.exchange.request_bytes(bytes, &mut out) {
+            Ok(step) => {
+                let upstream = exchanging.exchange.is_tunnel().then_some(exchanging.upstream);
+                let rest = &bytes[step.consumed..];
+                exchanging.carry.extend_from_slice(rest);
+                if !rest.is_empty() {
+                    // The next request waits its turn.
+                    self.connections.output(Output::PauseReading { conn, paused: true });
+                }
+                if !out.is_empty() {
+                    self.say(up, out);
+                }
+                if let Some(upstream) = upstream {
+                    self.touch(conn, upstream, now);
+                }
+            }
+            Err(error) => {
+                self.metrics.http_parse_errors.one(error.label());
+                self.drop_upstream(conn, now);
+                self.bad_request(conn, error, now);
+            }
+        }
+        bytes.len()
+    }
+
+    /// Bytes of an upstream.
+    pub(super) fn upstream_bytes(&mut self, up: ConnId, bytes: &[u8], now: Now) -> usize {
+        let Some(conn) = self.served_by(up) else {
+            // An idle connection has nothing to say: what it sends answers no request.
+            self.upstream_closed(up, now);
+            self.abort(up);
+            return bytes.len();
+        };
+        let options = Arc::clone(&self.options);
+        let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else {
+            return bytes.len();
+        };
+        let upstream = exchanging.upstream;
+        let mut out = Vec::new();
+        let step = exchanging.exchange.response_bytes(bytes, &options.http, &mut out);
+        if !out.is_empty() {
+            self.say(conn, out);
+        }
+        match step.map(|step| step.state) {
+            Ok(ResponseState::Waiting) => {}
+            Ok(ResponseState::Streaming) => self.touch(conn, upstream, now),
+            Ok(ResponseState::Tunnel) => {
+                self.touch(conn, upstream, now);
+                self.pass_carried(conn, now);
+            }
+            Ok(ResponseState::Ended(ended)) => self.exchange_ended(conn, ended, now),
+            Err(error) => self.exchange_failed(conn, error, now),
+        }
+        bytes.len()
+    }
+
+    /// An upstream will send nothing more.
+    pub(super) fn upstream_eof(&mut self, up: ConnId, now: Now) {
+        let Some(conn) = self.served_by(up) else {
+            self.upstream_closed(up, now);
+            return self.end(up, now);
+        };
+        let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
+        let mut out = Vec::new();
+        let ended = exchanging.exchange.upstream_eof(&mut out);
+        if !out.is_empty() {
+            self.say(conn, out);
+        }
+        match ended {
+            Ok(ended) => self.exchange_ended(conn, ended, now),
+            Err(error) => self.exchange_failed(conn, error, now),
+        }
+    }
+
+    /// The client has finished sending. Its complete request is still answered; a tunnel or half a request is not.
+    pub(super) fn exchange_eof(&mut self, conn: ConnId) {
+        let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
+        exchanging.facts.keep_alive = false;
+        if exchanging.exchange.is_tunnel() || !exchanging.exchange.request_is_complete() {
+            self.abort(conn);
+        }
+    }
+
+    /// A socket is dead; if it is an upstream's, its exchange fails. The shell is closing it.
+    pub(super) fn upstream_gone(&mut self, up: ConnId, now: Now) {
+        match self.served_by(up) {
+            Some(conn) => self.exchange_failed(conn, ProxyError::ClosedEarly, now),
+            None => self.upstream_closed(up, now),
+        }
+    }
+
+    /// A deadline of an exchange has passed; which one follows from how far it is.
+    pub(super) fn exchange_expired(&mut self, conn: ConnId, now: Now) {
+        let Some(Stage::Exchange(exchanging)) = self.connections.get(conn).map(|cell| &cell.stage) else { return };
+        let error = match exchanging.link {
+            Link::Waiting => ProxyError::WaitTimedOut,
+            Link::Connecting => ProxyError::ConnectTimedOut,
+            Link::Open { .. } if exchanging.exchange.response_is_begun() => ProxyError::BodyTimedOut,
+            Link::Open { .. } => ProxyError::ResponseTimedOut,
+        };
+        self.exchange_failed(conn, error, now);
+    }
+
+    /// A send to one side was refused, or that side has room again: the other side is read accordingly.
+    pub(super) fn hold_back(&mut self, conn: ConnId, paused: bool) {
+        let counterpart = match self.connections.get(conn).map(|cell| &cell.stage) {
+            Some(Stage::Exchange(exchanging)) => match exchanging.link {
+                Link::Open { conn: up, .. } => Some(up),
+                Link::Waiting | Link::Connecting => None,
+            },
+            Some(Stage::Upstream(up)) => up.downstream,
+            _ => None,
+        };
+        if let Some(conn) = counterpart {
+            self.connections.output(Output::PauseReading { conn, paused });
+        }
+    }
+
+    /// The client's connection is going: frees what its exchange holds.
+    pub(super) fn release_exchange(&mut self, conn: ConnId, now: Now) {
+        let Some(Stage::Exchange(exchanging)) = self.connections.get(conn).map(|cell| &cell.stage) else { return };
+        let (upstream, link) = (exchanging.upstream, exchanging.link);
+        match link {
+            Link::Waiting => {
+                if let Some(pool) = self.upstreams.pools.get_mut(upstream) {
+                    pool.forget(conn);
+                }
+            }
+            // The connection goes to somebody else when it opens.
+            Link::Connecting => {}
+            Link::Open { .. } => self.drop_upstream(conn, now),
+        }
+    }
+
+    /// The exchange ended as it should.
+    fn exchange_ended(&mut self, conn: ConnId, ended: Ended, now: Now) {
+        let Some(Stage::Exchange(exchanging)) = self.take_stage(conn) else { return };
+        let Exchanging { facts, upstream, link, carry, .. } = *exchanging;
+        let name = self.upstream_name(upstream);
+        self.metrics.upstream_requests.add([Label::Name(name.into()), Label::None, Label::None], 1);
+        if let Link::Open { conn: up, server, .. } = link {
+            if ended.upstream_reusable {
+                self.put_back(up, upstream, server, now);
+            } else {
+                self.upstream_closed(up, now);
+                self.end(up, now);
+            }
+        }
+        self.connections.output(Output::PauseReading { conn, paused: false });
+        self.next_request(conn, ended.downstream_keep_alive && facts.keep_alive && self.draining.is_none(), now);
+        self.continue_with(conn, carry);
+    }
+
+    /// The exchange cannot go on: try again, tell the client, or cut it off where the response has begun.
+    fn exchange_failed(&mut self, conn: ConnId, error: ProxyError, now: Now) {
+        let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
+        let (upstream, link) = (exchanging.upstream, exchanging.link);
+        let name = self.options.proxy.upstreams.get(upstream).map_or("", |upstream| upstream.name.as_str());
+        self.metrics.upstream_errors.add([Label::Name(name.into()), error.label().into(), Label::None], 1);
+        let reused = matches!(link, Link::Open { reused: true, .. });
+        let failure = exchanging.exchange.failed(error, reused, name);
+        let complete = exchanging.exchange.request_is_complete();
+        match (failure, link) {
+            (Failure::Retry, Link::Open { conn: up, server, .. }) => {
+                let acquired = self.upstreams.pools[upstream].replace(server);
+                self.detach(up);
+                self.abort(up);
+                match acquired {
+                    Some(acquired) => self.acquired(conn, upstream, acquired, now),
+                    None => self.abort(conn),
+                }
+            }
+            (Failure::Answer(problem), _) => {
+                self.release_exchange(conn, now);
+                let Some(Stage::Exchange(exchanging)) = self.take_stage(conn) else { return };
+                let Exchanging { mut facts, carry, .. } = *exchanging;
+                facts.keep_alive &= complete;
+                self.connections.output(Output::PauseReading { conn, paused: false });
+                self.refuse(conn, &facts, &problem, now);
+                self.continue_with(conn, carry);
+            }
+            (Failure::Abort | Failure::Retry, _) => self.abort(conn),
+        }
+    }
+
+    /// Gives a connection whose exchange ended well to the next request, or to its pool.
+    fn put_back(&mut self, up: ConnId, upstream: usize, server: ServerId, now: Now) {
+        self.detach(up);
+        match self.upstreams.pools[upstream].put_back(server, up) {
+            PutBack::Kept => {
+                let timeout = self.upstream_time(upstream, |upstream| upstream.idle_timeout);
+                self.timers.set(up.slot, now.monotonic + timeout);
+            }
+            PutBack::Handed(turn) => self.acquired(turn.waiter, upstream, turn.acquired, now),
+            PutBack::Close => self.end(up, now),
+        }
+    }
+
+    /// An idle connection has been idle for long enough.
+    pub(super) fn upstream_expired(&mut self, up: ConnId, now: Now) {
+        if self.served_by(up).is_none() {
+            self.upstream_closed(up, now);
+            self.end(up, now);
+        }
+    }
+
+    /// Closes the upstream side of an exchange.
+    fn drop_upstream(&mut self, conn: ConnId, now: Now) {
+        if let Some(Link::Open { conn: up, .. }) = self.link_of(conn) {
+            self.set_link(conn, Link::Waiting);
+            self.upstream_closed(up, now);
+            self.detach(up);
+            self.abort(up);
+        }
+    }
+
+    /// Tells the pool that a connection is closed, which may give a place to a waiting request.
+    fn upstream_closed(&mut self, up: ConnId, now: Now) {
+        let Some(Stage::Upstream(closed)) = self.connections.get(up).map(|cell| &cell.stage) else { return };
+        let (upstream, server) = (closed.upstream, closed.server);
+        let turn = self.upstreams.pools[upstream].closed(server, up);
+        self.take_turn(upstream, turn, now);
+    }
+
+    fn take_turn(&mut self, upstream: usize, turn: Option<Turn>, now: Now) {
+        if let Some(turn) = turn {
+            self.acquired(turn.waiter, upstream, turn.acquired, now);
+        }
+    }
+
+    /// What the client of a new tunnel sent before it was one.
+    fn pass_carried(&mut self, conn: ConnId, now: Now) {
+        let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
+        let carry = std::mem::take(&mut exchanging.carry);
+        if !carry.is_empty() {
+            self.connections.output(Output::PauseReading { conn, paused: false });
+            self.exchange_bytes(conn, &carry, now);
+        }
+    }
+
+    fn touch(&mut self, conn: ConnId, upstream: usize, now: Now) {
+        let timeout = self.upstream_time(upstream, |upstream| upstream.idle_timeout);
+        self.timers.set(conn.slot, now.monotonic + timeout);
+    }
+
+    fn detach(&mut self, up: ConnId) {
+        if let Some(Stage::Upstream(conn)) = self.connections.get_mut(up).map(|cell| &mut cell.stage) {
+            conn.downstream = None;
+        }
+    }
+
+    fn served_by(&self, up: ConnId) -> Option<ConnId> {
+        match self.connections.get(up).map(|cell| &cell.stage) {
+            Some(Stage::Upstream(conn)) => conn.downstream,
+            _ => None,
+        }
+    }
+
+    fn link_of(&self, conn: ConnId) -> Option<Link> {
+        match self.connections.get(conn).map(|cell| &cell.stage) {
+            Some(Stage::Exchange(exchanging)) => Some(exchanging.link),
+            _ => None,
+        }
+    }
+
+    fn set_link(&mut self, conn: ConnId, link: Link) {
+        if let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) {
+            exchanging.link = link;
+        }
+    }
+
+    fn take_connecting(&mut self, token: u32) -> Option<Connecting> {
+        let key: Key = self.upstreams.connecting.key_at(token)?;
+        self.upstreams.connecting.remove(key)
+    }
+
+    fn upstream_time(&self, upstream: usize, time: impl Fn(&crate::proxy::Upstream) -> Duration) -> Duration {
+        self.options.proxy.upstreams.get(upstream).map_or(Duration::from_secs(60), time)
+    }
+
+    fn upstream_name(&self, upstream: usize) -> &str {
+        self.options.proxy.upstreams.get(upstream).map_or("", |upstream| upstream.name.as_str())
+    }
+}
