@@ -70,6 +70,12 @@ impl BodyReader {
         matches!(self.state, State::Done)
     }
 
+    /// Whether the end of the connection, now, is an end of the body and not a loss.
+    #[must_use]
+    pub const fn may_end_at_eof(&self) -> bool {
+        matches!(self.state, State::UntilClose | State::Done)
+    }
+
     /// Reads on; call again with what is left until it is `done` or nothing is left.
     ///
     /// # Errors
@@ -194,6 +200,15 @@ mod tests {
         check(Framing::Length(5), b"helloGET", Ok((b"hello", 5, true)));
         check(Framing::Length(9), b"hello", Ok((b"hello", 5, false)));
         assert!(BodyReader::new(Framing::Length(0)).is_done());
+    }
+
+    #[test]
+    fn only_some_bodies_may_end_with_the_connection() {
+        for (framing, expected) in
+            [(Framing::None, true), (Framing::UntilClose, true), (Framing::Length(1), false), (Framing::Chunked, false)]
+        {
+            assert_eq!(BodyReader::new(framing).may_end_at_eof(), expected, "{framing:?}");
+        }
     }
 
     #[test]

@@ -6,12 +6,11 @@ use std::fmt;
 
 use super::Options;
 use super::error::HttpError;
+use super::lines::HeadLines;
 use super::path;
 
-/// Empty lines tolerated before a request line (RFC 9112 section 2.2), in bytes.
-const LEADING_BYTES_MAX: usize = 8;
 /// Header fields httparse has room for; the configured limit is checked below it.
-const FIELDS_MAX: usize = 256;
+pub(super) const FIELDS_MAX: usize = 256;
 
 /// A request method; those we act on by name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,7 +81,7 @@ pub enum Framing {
 }
 
 /// A byte range of a head's text.
-type Span = (u32, u32);
+pub(super) type Span = (u32, u32);
 
 /// A request head that kept all rules.
 #[derive(Clone)]
@@ -200,7 +199,7 @@ impl Head {
 /// Collects a head that arrives in pieces.
 #[derive(Debug, Default)]
 pub struct HeadReader {
-    text: Vec<u8>,
+    lines: HeadLines,
 }
 
 impl HeadReader {
@@ -209,53 +208,18 @@ impl HeadReader {
     /// # Errors
     /// The first rule the request breaks.
     pub fn feed(&mut self, bytes: &[u8], options: &Options) -> Result<Option<(Head, usize)>, HttpError> {
-        let skipped = if self.text.is_empty() { leading_lines(bytes)? } else { 0 };
-        let before = self.text.len();
-        // The end may begin in bytes taken in earlier, at most three of its four.
-        let room = options.head_bytes_max.saturating_sub(before);
-        let fresh = &bytes[skipped..];
-        self.text.extend_from_slice(&fresh[..fresh.len().min(room)]);
-        let search = before.saturating_sub(3);
-        match memchr::memmem::find(&self.text[search..], b"\r\n\r\n").map(|at| search + at + 4) {
-            Some(end) => {
-                let head = parse(&self.text[..end], options)?;
-                Ok(Some((head, skipped + end - before)))
-            }
-            None if self.text.len() >= options.head_bytes_max => Err(too_large(&self.text, options)),
-            None => {
-                early_errors(&self.text)?;
-                Ok(None)
-            }
+        match self.lines.feed(bytes, options.head_bytes_max)? {
+            Some(whole) => Ok(Some((parse(whole.bytes, options)?, whole.consumed))),
+            None => Ok(None),
         }
     }
 }
 
-/// Counts empty lines in front; a client may send one after a body it miscounted.
-fn leading_lines(bytes: &[u8]) -> Result<usize, HttpError> {
-    let lines = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    if lines > LEADING_BYTES_MAX { Err(HttpError::Syntax) } else { Ok(lines) }
-}
-
-/// Refuses what can never become a request without waiting for its end: TLS, another protocol, control bytes.
-fn early_errors(text: &[u8]) -> Result<(), HttpError> {
-    let bad = |byte: &u8| *byte == 0 || (*byte < 0x20 && !matches!(byte, b'\r' | b'\n' | b'\t'));
-    if text.iter().any(bad) { Err(HttpError::Syntax) } else { Ok(()) }
-}
-
-fn too_large(text: &[u8], options: &Options) -> HttpError {
-    let bytes_max = options.head_bytes_max;
-    if memchr::memchr(b'\n', text).is_none() {
-        HttpError::TargetTooLong { bytes_max }
-    } else {
-        HttpError::HeadTooLarge { bytes_max }
-    }
-}
-
-fn parse(bytes: &[u8], options: &Options) -> Result<Head, HttpError> {
-    check_lines(bytes)?;
+/// `bytes` are the lines of one head, checked by [`HeadLines`].
+fn parse(bytes: Vec<u8>, options: &Options) -> Result<Head, HttpError> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut fields);
-    match request.parse(bytes) {
+    match request.parse(&bytes) {
         Ok(httparse::Status::Complete(_)) => {}
         Err(httparse::Error::TooManyHeaders) => return Err(HttpError::TooManyHeaders { headers_max: options.headers_max }),
         Err(httparse::Error::Version) => return Err(HttpError::Version),
@@ -264,16 +228,15 @@ fn parse(bytes: &[u8], options: &Options) -> Result<Head, HttpError> {
     if request.headers.len() > options.headers_max {
         return Err(HttpError::TooManyHeaders { headers_max: options.headers_max });
     }
-    let text: Box<str> = std::str::from_utf8(bytes).map_err(|_| HttpError::Syntax)?.into();
     let (method, target) = (request.method.ok_or(HttpError::Syntax)?, request.path.ok_or(HttpError::Syntax)?);
     let version = if request.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    let field = |field: &httparse::Header<'_>| (span_of(bytes, field.name.as_bytes()), span_of(bytes, field.value));
+    let field = |field: &httparse::Header<'_>| (span_of(&bytes, field.name.as_bytes()), span_of(&bytes, field.value));
     let mut head = Head {
         method: Method::parse(method),
-        method_span: span_of(bytes, method.as_bytes()),
-        target: span_of(bytes, target.as_bytes()),
+        method_span: span_of(&bytes, method.as_bytes()),
+        target: span_of(&bytes, target.as_bytes()),
         fields: request.headers.iter().map(field).collect(),
-        text,
+        text: String::from_utf8(bytes).map_err(|_| HttpError::Syntax)?.into_boxed_str(),
         version,
         framing: Framing::None,
         keep_alive: version == Version::Http11,
@@ -289,23 +252,8 @@ fn parse(bytes: &[u8], options: &Options) -> Result<Head, HttpError> {
     Ok(head)
 }
 
-/// Lines end in CRLF and nothing else; no line folds into the next (RFC 9112 sections 2.2 and 5.2).
-fn check_lines(bytes: &[u8]) -> Result<(), HttpError> {
-    for at in memchr::memchr2_iter(b'\r', b'\n', bytes) {
-        let ends_line = match bytes[at] {
-            b'\r' => bytes.get(at + 1) == Some(&b'\n'),
-            _ => at > 0 && bytes[at - 1] == b'\r',
-        };
-        let folds = bytes[at] == b'\n' && matches!(bytes.get(at + 1), Some(b' ' | b'\t'));
-        if !ends_line || folds {
-            return Err(HttpError::Syntax);
-        }
-    }
-    Ok(())
-}
-
 /// Where a part that the parser handed out lies in the head.
-fn span_of(bytes: &[u8], part: &[u8]) -> Span {
+pub(super) fn span_of(bytes: &[u8], part: &[u8]) -> Span {
     let start = (part.as_ptr() as usize).saturating_sub(bytes.as_ptr() as usize);
     let at = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
     (at(start), at(start + part.len()))

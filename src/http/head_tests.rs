@@ -113,6 +113,20 @@ fn what_the_rfc_calls_an_error_is_refused() {
 }
 
 #[test]
+fn empty_lines_before_a_request_are_few_however_they_come() {
+    let after = |lines: usize| format!("{}GET / HTTP/1.1\r\nHost: h\r\n\r\n", "\r\n".repeat(lines));
+    assert_eq!(accept(&after(4)).path(), "/");
+    refuse(&after(5), HttpError::Syntax);
+}
+
+#[test]
+fn a_line_that_ends_wrong_is_refused_when_it_ends() {
+    for wire in ["GET / HTTP/1.1\nHost", "\nGET /", "GET / HTTP/1.1\r\nHost: h\rX", "GET / HTTP/1.1\r\nHost: h\r\n folded\r\n"] {
+        refuse(wire, HttpError::Syntax);
+    }
+}
+
+#[test]
 fn a_continuation_is_expected_of_http11_only() {
     assert!(accept("PUT / HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\n\r\n").expects_continue());
     assert!(!accept("PUT / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n").expects_continue());

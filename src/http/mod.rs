@@ -4,9 +4,11 @@ pub mod body;
 pub mod cors;
 mod error;
 pub mod head;
+mod lines;
 pub mod path;
 pub mod problem;
 pub mod response;
+pub mod response_head;
 
 pub use error::HttpError;
 

@@ -1,7 +1,30 @@
 //! Upstreams: routes, pools, exchanges with backends. Pure.
+//!
+//! ```text
+//!   request head ──► route ──► pool (balance) ──► exchange ◄──► upstream connection
+//!                                                  │  ▲
+//!                              rewrite (heads) ◄───┘  └── error ──► 502, 503, 504, retry
+//! ```
+//!
+//! Invariant: nothing of one side reaches the other unread. Heads are parsed and written anew, bodies are framed anew; only
+//! behind a 101 that was asked for do bytes pass as they are.
+
+mod balance;
+mod error;
+mod exchange;
+mod pool;
+mod rewrite;
+mod route;
 
 use std::net::SocketAddr;
 use std::time::Duration;
+
+pub use balance::ServerId;
+pub use error::ProxyError;
+pub use exchange::{Ended, Exchange, Failure, RequestStep, ResponseState, ResponseStep};
+pub use pool::{Acquire, Counts, Pool, PutBack, Turn};
+pub use rewrite::Downstream;
+pub use route::Router;
 
 /// `[upstreams.NAME]` and `[[routes]]`.
 #[derive(Clone, Debug, Default)]
