@@ -2,10 +2,14 @@
 
 use std::fmt;
 
-use crate::http::{HttpError, Problem};
+use crate::http::HttpError;
+use crate::http::problem::Problem;
+
+/// Seconds after which a request that found no connection may be tried again.
+const RETRY_AFTER_S: u32 = 1;
 
 /// What went wrong between here and an upstream. The client is never at fault in any of these.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProxyError {
     /// Nobody listens at the server's address.
     ConnectRefused,
@@ -71,7 +75,38 @@ impl ProxyError {
     /// The answer to the client; names the upstream as the configuration does, never by its address.
     #[must_use]
     pub fn problem(self, upstream: &str) -> Problem {
-        Problem::new(self.status(), format!("upstream {upstream}: {self}"))
+        let detail = format!("upstream {upstream}: {self}");
+        match self.status() {
+            503 => Problem::unavailable(detail, RETRY_AFTER_S),
+            status => Problem::new(status, detail),
+        }
+    }
+}
+
+/// What is wrong with a response, in words for whoever runs the upstream.
+fn write_bad_response(error: HttpError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str("the server's answer cannot be passed on: ")?;
+    match error {
+        HttpError::Syntax => f.write_str("it is not HTTP/1.1 (RFC 9112)"),
+        HttpError::HeadTooLarge { bytes_max } | HttpError::TargetTooLong { bytes_max } => {
+            write!(f, "its head is over {bytes_max} bytes")
+        }
+        HttpError::TooManyHeaders { headers_max } => write!(f, "it has over {headers_max} header fields"),
+        HttpError::Version
+        | HttpError::TwoFramings
+        | HttpError::ContentLength
+        | HttpError::TransferEncoding
+        | HttpError::UnknownCoding
+        | HttpError::ChunkSize
+        | HttpError::ChunkEnd
+        | HttpError::TrailersTooLarge
+        | HttpError::Target
+        | HttpError::HostMissing
+        | HttpError::HostRepeated
+        | HttpError::Host
+        | HttpError::Expectation
+        | HttpError::HeadTimeout
+        | HttpError::BodyTimeout => write!(f, "{error}"),
     }
 }
 
@@ -88,7 +123,7 @@ impl fmt::Display for ProxyError {
             Self::WaitTimedOut => f.write_str("no connection became free in time: try again later"),
             Self::ResponseTimedOut => f.write_str("the server did not begin to answer in time: check its load"),
             Self::BodyTimedOut => f.write_str("the server stopped in the middle of its answer: check its load"),
-            Self::BadResponse(error) => write!(f, "the server's answer is not valid HTTP/1.1: {error}"),
+            Self::BadResponse(error) => write_bad_response(*error, f),
             Self::UnaskedUpgrade => f.write_str("the server switched to a protocol that was not asked for"),
             Self::TooManyInterim => f.write_str("the server sends interim answers without end"),
             Self::ClosedEarly => f.write_str("the server closed the connection before its answer was whole: check its log"),
@@ -106,14 +141,14 @@ mod tests {
     fn what_is_answered() {
         for (error, status, temporary) in [
             (ProxyError::ConnectRefused, 502, false),
-            (ProxyError::BadResponse(HttpError::BareLf), 502, false),
+            (ProxyError::BadResponse(HttpError::Syntax), 502, false),
             (ProxyError::ClosedEarly, 502, false),
             (ProxyError::Busy, 503, true),
             (ProxyError::ConnectTimedOut, 504, false),
             (ProxyError::ResponseTimedOut, 504, false),
         ] {
             let problem = error.problem("app");
-            assert_eq!((problem.status, problem.temporary), (status, temporary), "{error:?}");
+            assert_eq!((problem.status, problem.retry_after_s.is_some()), (status, temporary), "{error:?}");
             assert!(problem.detail.starts_with("upstream app: the server") || error == ProxyError::Busy, "{}", problem.detail);
         }
     }

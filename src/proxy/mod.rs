@@ -23,7 +23,7 @@ pub use balance::ServerId;
 pub use error::ProxyError;
 pub use exchange::{Ended, Exchange, Failure, RequestStep, ResponseState, ResponseStep};
 pub use pool::{Acquire, Counts, Pool, PutBack, Turn};
-pub use rewrite::Downstream;
+pub use rewrite::{Downstream, ReplyTo};
 pub use route::Router;
 
 /// `[upstreams.NAME]` and `[[routes]]`.

@@ -6,8 +6,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::http::response::{is_bodiless, write_connection, write_field, write_length, write_status_line};
-use crate::http::{BodyEnd, Field, Framing, Head, Method, ReplyTo, ResponseHead, Version, tokens};
+use crate::http::head::{Framing, Head, Method, Version};
+use crate::http::response::{connection, field, status_line};
+use crate::http::response_head::{ResponseHead, is_bodiless};
 
 /// Fields of one connection, or of how a body is framed: they end here, in both directions.
 const HOP_BY_HOP: [&str; 11] = [
@@ -40,10 +41,38 @@ pub struct Downstream {
     pub trusted: bool,
 }
 
+/// What a response has to know of the request it answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReplyTo {
+    pub version: Version,
+    /// The request was HEAD: no body follows the head.
+    pub head_only: bool,
+    /// The client's connection stays open after the response.
+    pub keep_alive: bool,
+}
+
+impl ReplyTo {
+    /// The same, then closed.
+    #[must_use]
+    pub const fn closing(self) -> Self {
+        Self { keep_alive: false, ..self }
+    }
+}
+
+impl From<&Head> for ReplyTo {
+    fn from(head: &Head) -> Self {
+        Self { version: head.version(), head_only: head.method() == Method::Head, keep_alive: head.keep_alive() }
+    }
+}
+
 /// Whether the request is a WebSocket handshake that may be passed through raw.
 #[must_use]
 pub fn is_websocket(head: &Head) -> bool {
-    head.method() == Method::Get && head.framing().is_empty() && head.upgrades_to("websocket")
+    head.method() == Method::Get
+        && head.version() == Version::Http11
+        && is_empty(head.framing())
+        && head.has_token("connection", "upgrade")
+        && head.has_token("upgrade", "websocket")
 }
 
 /// Appends the request head for the upstream: HTTP/1.1, the normalised path, the client's Host (`server` where an HTTP/1.0
@@ -51,24 +80,27 @@ pub fn is_websocket(head: &Head) -> bool {
 pub fn write_request_head(head: &Head, downstream: Downstream, server: SocketAddr, out: &mut Vec<u8>) {
     write_request_line(head, out);
     if head.host().is_empty() {
-        write_field(b"Host", server.to_string().as_bytes(), out);
+        field(out, "Host", &server.to_string());
     } else {
-        write_field(b"Host", head.host().as_bytes(), out);
+        field(out, "Host", head.host());
     }
-    let listed = Listed::of(head.headers("connection"));
+    let connection = head.header_list("connection").unwrap_or_default();
+    let listed = Listed::of(connection.split(','));
     let ends_here = |name: &str| {
         listed.has(name) || is_any(name, &HOP_BY_HOP) || is_any(name, &WRITTEN) || (!downstream.trusted && is_any(name, &CLAIMS))
     };
-    write_fields(head.fields().filter(|field| !ends_here(field.name)), out);
+    for (name, value) in head.fields().filter(|(name, _)| !ends_here(name)) {
+        field(out, name, value);
+    }
     write_forwarded(head, downstream, out);
-    write_list(b"Via", head.header_list("via"), via(head.version()), out);
-    if head.expects_continue() {
-        write_field(b"Expect", b"100-continue", out);
+    write_list("Via", head.header_list("via"), via(head.version()), out);
+    if awaits_continue(head) {
+        field(out, "Expect", "100-continue");
     }
     match head.framing() {
-        Framing::None => {}
-        Framing::Length(bytes) => write_length(bytes, out),
-        Framing::Chunked => write_field(b"Transfer-Encoding", b"chunked", out),
+        Framing::None | Framing::UntilClose => {}
+        Framing::Length(bytes) => field(out, "Content-Length", &bytes.to_string()),
+        Framing::Chunked => field(out, "Transfer-Encoding", "chunked"),
     }
     if is_websocket(head) {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
@@ -76,8 +108,21 @@ pub fn write_request_head(head: &Head, downstream: Downstream, server: SocketAdd
     out.extend_from_slice(b"\r\n");
 }
 
+/// Whether the client holds a body back until it is told to continue.
+#[must_use]
+pub fn awaits_continue(head: &Head) -> bool {
+    head.expects_continue() && !is_empty(head.framing())
+}
+
+const fn is_empty(framing: Framing) -> bool {
+    match framing {
+        Framing::None | Framing::Length(0) => true,
+        Framing::Length(_) | Framing::Chunked | Framing::UntilClose => false,
+    }
+}
+
 fn write_request_line(head: &Head, out: &mut Vec<u8>) {
-    out.extend_from_slice(head.method().as_str().as_bytes());
+    out.extend_from_slice(head.method_name().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.path().as_bytes());
     if let Some(query) = head.query() {
@@ -93,12 +138,12 @@ fn write_forwarded(head: &Head, downstream: Downstream, out: &mut Vec<u8>) {
     let received = |name: &str| downstream.trusted.then(|| head.header_list(name)).flatten();
     let peer = downstream.peer.ip().to_canonical();
     let scheme = if downstream.secure { "https" } else { "http" };
-    write_list(b"X-Forwarded-For", received("x-forwarded-for"), &peer.to_string(), out);
-    write_field(b"X-Forwarded-Proto", received("x-forwarded-proto").as_deref().unwrap_or(scheme).as_bytes(), out);
+    write_list("X-Forwarded-For", received("x-forwarded-for"), &peer.to_string(), out);
+    field(out, "X-Forwarded-Proto", received("x-forwarded-proto").as_deref().unwrap_or(scheme));
     if let Some(host) = received("x-forwarded-host").or_else(|| (!head.host().is_empty()).then(|| head.host().to_owned())) {
-        write_field(b"X-Forwarded-Host", host.as_bytes(), out);
+        field(out, "X-Forwarded-Host", &host);
     }
-    write_list(b"Forwarded", received("forwarded"), &forwarded(peer, scheme, head.host()), out);
+    write_list("Forwarded", received("forwarded"), &forwarded(peer, scheme, head.host()), out);
 }
 
 /// One element of RFC 7239 section 4; an address with colons and a host with a port are quoted.
@@ -111,10 +156,10 @@ fn forwarded(peer: IpAddr, scheme: &str, host: &str) -> String {
 }
 
 /// Appends a list field: what was received, and one element more.
-fn write_list(name: &[u8], received: Option<String>, element: &str, out: &mut Vec<u8>) {
+fn write_list(name: &str, received: Option<String>, element: &str, out: &mut Vec<u8>) {
     match received.filter(|list| !list.is_empty()) {
-        Some(list) => write_field(name, format!("{list}, {element}").as_bytes(), out),
-        None => write_field(name, element.as_bytes(), out),
+        Some(list) => field(out, name, &format!("{list}, {element}")),
+        None => field(out, name, element),
     }
 }
 
@@ -136,13 +181,11 @@ pub enum BodyWay {
     UntilClose,
 }
 
-/// How a response's body will be framed for a client of this version.
-#[must_use]
-pub const fn body_way(head: &ResponseHead, version: Version) -> BodyWay {
-    match (head.body_end(), version) {
-        (BodyEnd::Framed(Framing::None | Framing::Length(_)), _) => BodyWay::Plain,
-        (BodyEnd::Framed(Framing::Chunked) | BodyEnd::UntilClose, Version::Http11) => BodyWay::Chunked,
-        (BodyEnd::Framed(Framing::Chunked) | BodyEnd::UntilClose, Version::Http10) => BodyWay::UntilClose,
+const fn body_way(head: &ResponseHead, version: Version) -> BodyWay {
+    match (head.framing(), version) {
+        (Framing::None | Framing::Length(_), _) => BodyWay::Plain,
+        (Framing::Chunked | Framing::UntilClose, Version::Http11) => BodyWay::Chunked,
+        (Framing::Chunked | Framing::UntilClose, Version::Http10) => BodyWay::UntilClose,
     }
 }
 
@@ -150,15 +193,21 @@ pub const fn body_way(head: &ResponseHead, version: Version) -> BodyWay {
 /// can be told without closing.
 pub fn write_response_head(head: &ResponseHead, to: ReplyTo, out: &mut Vec<u8>) -> BodyWay {
     let way = body_way(head, to.version);
-    write_status_line(head.status(), out);
-    let listed = Listed::of(head.headers("connection"));
-    write_fields(head.fields().filter(|field| !listed.has(field.name) && !is_any(field.name, &HOP_BY_HOP)), out);
+    status_line(out, head.status());
+    let listed = Listed::of(head.headers("connection").flat_map(|list| list.split(',')));
+    for (name, value) in head.fields().filter(|(name, _)| !listed.has(name) && !is_any(name, &HOP_BY_HOP)) {
+        // Not by `field`: the value may be in any encoding. It has no CR or LF, or the head would have been refused.
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    }
     write_response_framing(head, way, out);
     match (head.status(), way) {
         (101, _) => out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n"),
-        (status, _) if head.is_interim() => debug_assert!(is_bodiless(status)),
-        (status, BodyWay::Plain | BodyWay::Chunked) => write_connection(status, to, out),
-        (status, BodyWay::UntilClose) => write_connection(status, to.closing(), out),
+        (_, _) if head.is_interim() => {}
+        (_, BodyWay::Plain | BodyWay::Chunked) => connection(out, to.version == Version::Http11, to.keep_alive),
+        (_, BodyWay::UntilClose) => connection(out, to.version == Version::Http11, false),
     }
     out.extend_from_slice(b"\r\n");
     way
@@ -167,15 +216,11 @@ pub fn write_response_head(head: &ResponseHead, to: ReplyTo, out: &mut Vec<u8>) 
 /// Answers to HEAD, and 304, say how long the body would be where the upstream did; 1xx and 204 never do.
 fn write_response_framing(head: &ResponseHead, way: BodyWay, out: &mut Vec<u8>) {
     match (head.declared_length(), way) {
-        (_, BodyWay::Chunked) => write_field(b"Transfer-Encoding", b"chunked", out),
-        (Some(bytes), BodyWay::Plain) if head.status() == 304 || !is_bodiless(head.status()) => write_length(bytes, out),
+        (_, BodyWay::Chunked) => field(out, "Transfer-Encoding", "chunked"),
+        (Some(bytes), BodyWay::Plain) if head.status() == 304 || !is_bodiless(head.status()) => {
+            field(out, "Content-Length", &bytes.to_string());
+        }
         (Some(_) | None, BodyWay::Plain | BodyWay::UntilClose) => {}
-    }
-}
-
-fn write_fields<'a>(fields: impl Iterator<Item = Field<'a>>, out: &mut Vec<u8>) {
-    for field in fields {
-        write_field(field.name.as_bytes(), field.value, out);
     }
 }
 
@@ -183,8 +228,8 @@ fn write_fields<'a>(fields: impl Iterator<Item = Field<'a>>, out: &mut Vec<u8>) 
 struct Listed<'a>(Vec<&'a str>);
 
 impl<'a> Listed<'a> {
-    fn of(connection: impl Iterator<Item = &'a str>) -> Self {
-        Self(connection.flat_map(tokens).collect())
+    fn of(tokens: impl Iterator<Item = &'a str>) -> Self {
+        Self(tokens.map(str::trim).filter(|token| !token.is_empty()).collect())
     }
 
     fn has(&self, name: &str) -> bool {
@@ -201,7 +246,9 @@ fn is_any(name: &str, names: &[&str]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{HeadReader, Options, ResponseReader};
+    use crate::http::Options;
+    use crate::http::head::HeadReader;
+    use crate::http::response_head::ResponseReader;
 
     const PEER: Downstream =
         Downstream { peer: SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 4), secure: false, trusted: false };
@@ -227,11 +274,7 @@ mod tests {
             PEER,
             &format!("GET /b~?x=%7e HTTP/1.1\r\nHost: a\r\naccept: */*\r\nCookie: b=\u{e9}\r\n{FORWARDED}\r\n"),
         );
-        check(
-            "OPTIONS http://a HTTP/1.1\r\nHost: other\r\n\r\n",
-            PEER,
-            &format!("OPTIONS * HTTP/1.1\r\nHost: a\r\n{FORWARDED}\r\n"),
-        );
+        check("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", PEER, &format!("OPTIONS * HTTP/1.1\r\nHost: a\r\n{FORWARDED}\r\n"));
         check(
             "GET / HTTP/1.0\r\n\r\n",
             PEER,
@@ -323,9 +366,9 @@ mod tests {
         check_response("200 Fine\r\ncontent-length: 03\r\n", HTTP11, "200 OK\r\nContent-Length: 3\r\n", plain);
         check_response("200 OK\r\nContent-Length: 3\r\n", HTTP10, &format!("200 OK\r\nContent-Length: 3\r\n{keep}"), plain);
         check_response("200 OK\r\nTransfer-Encoding: chunked\r\n", HTTP11, "200 OK\r\nTransfer-Encoding: chunked\r\n", chunked);
-        check_response("200 OK\r\nTransfer-Encoding: chunked\r\n", HTTP10, "200 OK\r\n", close);
+        check_response("200 OK\r\nTransfer-Encoding: chunked\r\n", HTTP10, "200 OK\r\nConnection: close\r\n", close);
         check_response("200 OK\r\n", HTTP11, "200 OK\r\nTransfer-Encoding: chunked\r\n", chunked);
-        check_response("200 OK\r\n", HTTP10, "200 OK\r\n", close);
+        check_response("200 OK\r\n", HTTP10, "200 OK\r\nConnection: close\r\n", close);
         check_response(
             "200 OK\r\nContent-Length: 3\r\n",
             HTTP11.closing(),
@@ -338,7 +381,7 @@ mod tests {
         check_response("200 x\r\nContent-Length: 3\r\n", head, "200 OK\r\nContent-Length: 3\r\n", plain);
         check_response("200 x\r\nTransfer-Encoding: chunked\r\n", head, "200 OK\r\n", plain);
         check_response("103 x\r\nLink: y\r\n", HTTP11.closing(), "103 Early Hints\r\nLink: y\r\n", plain);
-        check_response("299 Odd\r\nContent-Length: 0\r\n", HTTP11, "299 Success\r\nContent-Length: 0\r\n", plain);
+        check_response("299 Odd\r\nContent-Length: 0\r\n", HTTP11, "299 \r\nContent-Length: 0\r\n", plain);
     }
 
     #[test]
