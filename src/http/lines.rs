@@ -126,3 +126,19 @@ impl Scan {
         if self.line == self.start { HttpError::TargetTooLong { bytes_max } } else { HttpError::HeadTooLarge { bytes_max } }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_its_lines_without_the_empty_ones_before() {
+        let wire = b"\r\n\r\nA\r\nB: c\r\n\r\nbody";
+        for cut in 0..wire.len() - 4 {
+            let mut lines = HeadLines::default();
+            assert!(lines.feed(&wire[..cut], 100).unwrap().is_none(), "cut at {cut}");
+            let whole = lines.feed(&wire[cut..], 100).unwrap().unwrap();
+            assert_eq!((whole.bytes.as_slice(), cut + whole.consumed), (&b"A\r\nB: c\r\n\r\n"[..], 15), "cut at {cut}");
+        }
+    }
+}
