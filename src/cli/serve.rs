@@ -36,14 +36,19 @@ fn run_server(config: Config, sources: &Sources) -> ExitCode {
 
 /// The network half's share of the configuration.
 fn serve_options(config: &Config) -> ServeOptions {
+    let defaults = ServeOptions::new(config.listen.clone(), Arc::new(config.shard.clone()));
     let congestion = &config.io.congestion_control;
     let buffers = u16::try_from(config.io.buffers).unwrap_or(u16::MAX);
+    // The ring knows no upstreams: the most patient one decides how long a connection may take.
+    let connect_timeout = config.shard.proxy.upstreams.iter().map(|upstream| upstream.connect_timeout).max();
     ServeOptions {
         internal_listen: config.internal_listen,
         workers: config.workers,
         congestion: (!congestion.is_empty()).then(|| congestion.clone()),
-        ring: ring::Options { buffers, ..ring::Options::default() },
-        ..ServeOptions::new(config.listen.clone(), Arc::new(config.shard.clone()))
+        quiet_after: config.io.park_after,
+        connect_timeout: connect_timeout.unwrap_or(defaults.connect_timeout),
+        ring: ring::Options { buffers, ..defaults.ring },
+        ..defaults
     }
 }
 
