@@ -199,7 +199,7 @@ mod tests {
             peer_name: true,
             sq_entries: 4096,
             cq_entries: 65_536,
-            cq_shrunk: false,
+            shrunk: false,
             files: 1 << 20,
             buffers: 4096,
         }
