@@ -1,37 +1,31 @@
-//! `ringmain serve`: configuration in, a running server out, and the lines to paste.
+//! `ringmain serve`: configuration in, a running server out; reloads on the way.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::logging;
-use crate::config::{Config, Flags, Mode};
+use super::{logging, misconfigured, say, startup};
+use crate::config::{Config, Mode, Sources};
 use crate::net::{self, Bound, ServeOptions};
-use crate::shard;
-
-/// Bytes of a generated API key, before they are written in hexadecimal.
-const KEY_BYTES: usize = 12;
+use crate::{ring, shard};
 
 /// Serves until a signal ends it.
-pub fn run(flags: &Flags) -> ExitCode {
-    let mut config = match Config::load(flags, std::env::vars()) {
+pub fn run(sources: &Sources) -> ExitCode {
+    let config = match Config::load(sources) {
         Ok(config) => config,
-        Err(error) => {
-            eprintln!("ringmain: {error}");
-            return ExitCode::from(2);
-        }
+        Err(errors) => return misconfigured(&errors),
     };
-    logging::start(&config);
-    if config.mode == Mode::Development && config.shard.server.api_key.is_empty() {
-        config.shard.server.api_key = generated_key();
+    logging::start(config.log);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
     }
-    let options = ServeOptions {
-        internal_listen: config.internal_listen,
-        workers: config.workers,
-        congestion: (!config.congestion_control.is_empty()).then(|| config.congestion_control.clone()),
-        ..ServeOptions::new(config.listen.clone(), Arc::new(config.shard.clone()))
-    };
-    match net::serve(&options, |bound| announce(&config, bound), || reload(flags, &config)) {
+    run_server(config, sources)
+}
+
+fn run_server(config: Config, sources: &Sources) -> ExitCode {
+    let options = serve_options(&config);
+    let announced = config.clone();
+    let mut running = config;
+    match net::serve(&options, |bound| announce(&announced, bound), || reload(&mut running, sources)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ringmain: {error}");
@@ -40,73 +34,99 @@ pub fn run(flags: &Flags) -> ExitCode {
     }
 }
 
-fn generated_key() -> String {
-    let mut bytes = [0; KEY_BYTES];
-    // Without entropy at start there is no key, and without a key nobody can publish: the safe side.
-    if getrandom::fill(&mut bytes).is_err() {
-        return String::new();
+/// The network half's share of the configuration.
+fn serve_options(config: &Config) -> ServeOptions {
+    let defaults = ServeOptions::new(config.listen.clone(), Arc::new(config.shard.clone()));
+    let congestion = &config.io.congestion_control;
+    let buffers = u16::try_from(config.io.buffers).unwrap_or(u16::MAX);
+    // The ring knows no upstreams: the most patient one decides how long a connection may take.
+    let connect_timeout = config.shard.proxy.upstreams.iter().map(|upstream| upstream.connect_timeout).max();
+    ServeOptions {
+        internal_listen: config.internal_listen,
+        workers: config.workers,
+        congestion: (!congestion.is_empty()).then(|| congestion.clone()),
+        quiet_after: config.io.park_after,
+        connect_timeout: connect_timeout.unwrap_or(defaults.connect_timeout),
+        ring: ring::Options { buffers, ..defaults.ring },
+        ..defaults
     }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads the configuration again and says what of it applies.
-fn reload(flags: &Flags, running: &Config) -> Option<Arc<shard::Options>> {
-    let mut fresh = match Config::load(flags, std::env::vars()) {
+fn announce(config: &Config, bound: &Bound) {
+    say(&startup::lines(config, bound, startup::open_files_max()).join("\n"));
+    tracing::info!(listen = ?bound.listen, workers = bound.workers, mode = ?config.mode, "serving");
+}
+
+/// Reads the configuration again, says what of it applies, and hands that over. What is wrong leaves everything as it was.
+fn reload(running: &mut Config, sources: &Sources) -> Option<Arc<shard::Options>> {
+    let mut fresh = match Config::load(sources) {
         Ok(fresh) => fresh,
-        Err(error) => {
-            tracing::error!(%error, "the new configuration is not good: the old one stays");
+        Err(errors) => {
+            for error in errors.0 {
+                tracing::error!("not reloaded: {error}");
+            }
             return None;
         }
     };
-    if fresh.shard.server.api_key.is_empty() && fresh.mode == Mode::Development {
-        fresh.shard.server.api_key.clone_from(&running.shard.server.api_key);
+    keep_what_cannot_change(&mut fresh, running);
+    for warning in &fresh.warnings {
+        tracing::warn!("{warning}");
     }
-    let fixed = [
-        ("server.listen", fresh.listen != running.listen),
-        ("server.internal_listen", fresh.internal_listen != running.internal_listen),
-        ("server.workers", fresh.workers != running.workers),
-        ("server.mode", fresh.mode != running.mode),
-        ("io", fresh.buffer_bytes != running.buffer_bytes || fresh.congestion_control != running.congestion_control),
-        ("log", fresh.log_level != running.log_level || fresh.log_format != running.log_format),
-    ];
-    for (key, _) in fixed.into_iter().filter(|(_, changed)| *changed) {
-        tracing::warn!(key, "changed in the configuration: needs a restart");
+    let changes = running.changes(&fresh);
+    for key in changes.restart {
+        tracing::warn!("{key} has changed and needs a restart");
     }
-    tracing::info!("configuration reloaded: namespaces, limits, origins, key and routes apply from now on");
-    Some(Arc::new(fresh.shard))
+    tracing::info!(changed = ?changes.applied, "configuration reloaded");
+    let shard = Arc::new(fresh.shard.clone());
+    // What needs a restart is still as it was, and is said again at the next reload.
+    *running = Config { shard: fresh.shard, mode: fresh.mode, ..running.clone() };
+    Some(shard)
 }
 
-/// What was bound and where to look first.
-fn announce(config: &Config, bound: &Bound) {
-    println!("ringmain {}", env!("CARGO_PKG_VERSION"));
-    for address in &bound.listen {
-        println!("listening on {address}");
-    }
-    if let Some(address) = bound.internal_listen {
-        println!("internal on {address}");
-    }
-    let workers = if bound.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", bound.workers) };
-    let bells = if bound.ring_doorbells { "ring doorbells" } else { "eventfd doorbells" };
-    println!("{workers}, {bells}, {} open files allowed to each", open_files());
-    println!("kernel: {}", bound.features);
-    if config.mode == Mode::Development
-        && let Some(address) = bound.listen.first()
-    {
-        print_hints(config, *address);
+/// Facts about sockets that are bound already, and a key that was drawn at start.
+fn keep_what_cannot_change(fresh: &mut Config, running: &Config) {
+    let (new, old) = (&mut fresh.shard.server, &running.shard.server);
+    new.internal_listener = old.internal_listener;
+    new.loopback = old.loopback;
+    if fresh.mode == Mode::Development && fresh.key_is_generated {
+        new.api_key.clone_from(&old.api_key);
     }
 }
 
-fn open_files() -> u64 {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
-}
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
 
-/// Four lines to paste.
-fn print_hints(config: &Config, address: SocketAddr) {
-    let server = &config.shard.server;
-    let (prefix, key) = (&server.door_prefix, &server.api_key);
-    println!();
-    println!("  event stream  curl -N 'http://{address}{prefix}/channels/news?via=sse'");
-    println!("  poll          curl 'http://{address}{prefix}/channels/news?wait=20'");
-    println!("  playground    http://{address}{prefix}/");
-    println!("  publish       curl -H 'X-API-Key: {key}' -d '{{\"hello\":\"world\"}}' http://{address}{prefix}/channels/news");
+    use super::*;
+
+    fn write(file: &tempfile::NamedTempFile, text: &str) {
+        let mut handle = file.reopen().expect("the file");
+        handle.set_len(0).expect("empty");
+        handle.write_all(text.as_bytes()).expect("written");
+    }
+
+    #[test]
+    fn a_reload_applies_what_it_can_and_keeps_the_rest() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let sources = Sources { file: Some(file.path().to_owned()), ..Sources::default() };
+        write(&file, "[server]\nlisten = ['0.0.0.0:0']\nworkers = 1\n");
+        let mut running = Config::load(&sources).expect("a config");
+        write(&file, "[server]\nlisten = ['127.0.0.1:0']\ninternal_listen = '127.0.0.1:1'\nworkers = 2\n[http]\nheaders_max = 7\n");
+        let options = reload(&mut running, &sources).expect("options");
+        assert_eq!(options.http.headers_max, 7);
+        assert!(!options.server.loopback && !options.server.internal_listener, "the sockets are what they were");
+        assert_eq!(running.workers, 1);
+        write(&file, "[http]\nheaders_max = 'x'\n");
+        assert!(reload(&mut running, &sources).is_none());
+        assert_eq!(running.shard.http.headers_max, 7);
+    }
+
+    #[test]
+    fn a_generated_key_outlives_a_reload() {
+        let sources = Sources::default();
+        let mut running = Config::load(&sources).expect("a config");
+        let key = running.shard.server.api_key.clone();
+        let options = reload(&mut running, &sources).expect("options");
+        assert_eq!(options.server.api_key, key);
+    }
 }

@@ -1,337 +1,456 @@
-//! The one table of configuration keys: what they are called, what they default to, what they mean, where they go. Files, the
-//! environment, `config default` and the documentation all come from it.
+//! Every key there is. This table alone drives reading the file, the environment and the flags, "did you mean", the cross-check
+//! messages and `ringmain config default`; a value in an `Options` struct without a line here does not compile
+//! (see `every_option_has_a_key` below).
 
 use std::time::Duration;
 
-use super::value::{Expected, Value};
-use super::{Config, LogFormat, Mode};
-use crate::hub::{Access, ChannelKind, Namespace, SlowConsumer, UnknownNamespace, WORKERS_MAX};
-use crate::proxy::Upstream;
+use super::field::{Field, Words};
+use super::{Config, LogFormat, LogLevel, Mode};
+use crate::hub::{ChannelKind, Namespace, SlowConsumer, UnknownNamespace};
+use crate::proxy;
 
-/// One key of a table that becomes a `T`.
+/// A key of a table that configures a `T`.
 pub struct Key<T: 'static> {
-    pub section: &'static str,
     pub name: &'static str,
-    /// As it is written in a file.
-    pub default: &'static str,
+    /// What it does, in one line.
     pub doc: &'static str,
-    pub set: fn(&mut T, &Value) -> Result<(), Expected>,
+    pub field: for<'a> fn(&'a mut T) -> Field<'a>,
+    /// Whether a reload applies it; the rest needs a restart.
+    pub live: bool,
 }
 
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86_400);
-const YEAR: Duration = Duration::from_secs(366 * 86_400);
+/// A table whose name is fixed.
+pub struct Table {
+    pub name: &'static str,
+    pub keys: &'static [Key<Config>],
+}
+
+/// An upstream whose servers are not resolved yet.
+#[derive(Clone, Debug)]
+pub struct UpstreamDraft {
+    pub upstream: proxy::Upstream,
+    pub servers: Vec<String>,
+}
+
+/// A route whose upstream is still a name.
+#[derive(Clone, Debug, Default)]
+pub struct RouteDraft {
+    pub host: String,
+    pub path: String,
+    pub to: String,
+}
+
+/// Tables that later versions will have: refused by name, so that nobody believes them to be in force.
+pub const RESERVED: [&str; 8] = ["tls", "auth", "limits", "broker", "cluster", "grip", "pusher", "admin"];
+
+/// Tables of tables, each configuring one namespace, upstream or route.
+pub const NAMESPACES: &str = "namespaces";
+pub const UPSTREAMS: &str = "upstreams";
+pub const ROUTES: &str = "routes";
+
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
+const ZERO: Duration = Duration::ZERO;
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const DECADE: Duration = Duration::from_secs(87_600 * 3600);
 
-const MODES: [(&str, Mode); 2] = [("production", Mode::Production), ("development", Mode::Development)];
-const FORMATS: [(&str, LogFormat); 3] = [("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)];
-const UNKNOWN: [(&str, UnknownNamespace); 2] = [("default", UnknownNamespace::Default), ("refuse", UnknownNamespace::Refuse)];
-const KINDS: [(&str, ChannelKind); 2] = [("stream", ChannelKind::Stream), ("state", ChannelKind::State)];
-const POLICIES: [(&str, SlowConsumer); 4] = [
-    ("disconnect", SlowConsumer::Disconnect),
-    ("drop_oldest", SlowConsumer::DropOldest),
-    ("latest", SlowConsumer::Latest),
-    ("conflate", SlowConsumer::Conflate),
+pub static TABLES: [Table; 10] = [
+    Table { name: "server", keys: &SERVER },
+    Table { name: "api", keys: &API },
+    Table { name: "http", keys: &HTTP },
+    Table { name: "websocket", keys: &WEBSOCKET },
+    Table { name: "stream", keys: &STREAM },
+    Table { name: "poll", keys: &POLL },
+    Table { name: "channels", keys: &CHANNELS },
+    Table { name: "echo", keys: &ECHO },
+    Table { name: "io", keys: &IO },
+    Table { name: "log", keys: &LOG },
 ];
 
-macro_rules! key {
-    ($section:literal, $name:literal, $default:literal, $doc:literal, $set:expr) => {
-        Key { section: $section, name: $name, default: $default, doc: $doc, set: $set }
-    };
-}
-
-/// Keys outside namespaces, upstreams and routes.
-pub const KEYS: &[Key<Config>] = &[
-    key!(
-        "server",
-        "mode",
-        "\"production\"",
-        "\"development\" opens everything to this machine; it is the mode without a file.",
-        |c, v| {
-            c.mode = v.word(&MODES)?;
-            Ok(())
-        }
-    ),
-    key!("server", "listen", "[\"127.0.0.1:8000\"]", "Addresses to listen on.", |c, v| {
-        c.listen = addresses(&v.list()?)?;
-        Ok(())
-    }),
-    key!("server", "internal_listen", "\"\"", "Set: the API, metrics and health move to this address.", |c, v| {
-        let text = v.text()?;
-        c.internal_listen = if text.is_empty() { None } else { Some(address(&text)?) };
-        Ok(())
-    }),
-    key!("server", "workers", "0", "Threads, each with its own ring; 0 is one per core.", |c, v| {
-        c.workers = v.count(0, usize::from(WORKERS_MAX))?;
-        Ok(())
-    }),
-    key!("server", "door_prefix", "\"\"", "Moves every door: \"/_rt\" makes /_rt/channels/NAME.", |c, v| {
-        let prefix = v.text()?;
-        let fits = prefix.is_empty() || (prefix.starts_with('/') && !prefix.ends_with('/') && !prefix.contains("//"));
-        c.shard.server.door_prefix =
-            if fits { prefix } else { return Err(Expected("a path such as \"/_rt\", without a slash at its end".to_owned())) };
-        Ok(())
-    }),
-    key!("server", "drain_timeout", "\"30s\"", "How long connections have to leave after SIGTERM.", |c, v| {
-        c.shard.server.drain_timeout = v.duration(Duration::ZERO, HOUR)?;
-        Ok(())
-    }),
-    key!("api", "key", "\"\"", "Whoever shows it may publish. Empty: publishing over HTTP is refused.", |c, v| {
-        c.shard.server.api_key = v.text()?;
-        Ok(())
-    }),
-    key!("api", "idempotency_window", "\"5m\"", "How long an Idempotency-Key is remembered.", |c, v| {
-        c.shard.hub.idempotency_window = v.duration(SECOND, DAY)?;
-        Ok(())
-    }),
-    key!(
-        "http",
-        "allowed_origins",
-        "[]",
-        "Pages that may use the doors, as globs: \"https://*.example.com\"; \"*\" allows all.",
-        |c, v| {
-            c.shard.http.allowed_origins = v.list()?;
-            Ok(())
-        }
-    ),
-    key!("http", "head_bytes_max", "\"16KiB\"", "Bytes of a request head.", |c, v| {
-        c.shard.http.head_bytes_max = v.size(KIB, MIB)?;
-        Ok(())
-    }),
-    key!("http", "headers_max", "100", "Header fields of a request.", |c, v| {
-        c.shard.http.headers_max = v.count(8, 256)?;
-        Ok(())
-    }),
-    key!("http", "head_timeout", "\"10s\"", "From the first byte of a head to its last.", |c, v| {
-        c.shard.http.head_timeout = v.duration(SECOND, HOUR)?;
-        Ok(())
-    }),
-    key!("http", "body_timeout", "\"30s\"", "Without a byte of a body arriving.", |c, v| {
-        c.shard.http.body_timeout = v.duration(SECOND, HOUR)?;
-        Ok(())
-    }),
-    key!("http", "keep_alive_timeout", "\"75s\"", "Idle between two requests.", |c, v| {
-        c.shard.http.keep_alive_timeout = v.duration(SECOND, DAY)?;
-        Ok(())
-    }),
-    key!("websocket", "message_bytes_max", "\"64KiB\"", "Bytes of a whole message, after inflating.", |c, v| {
-        c.shard.ws.message_bytes_max = v.size(KIB, GIB)?;
-        Ok(())
-    }),
-    key!("websocket", "fragments_max", "1024", "Fragments of one message.", |c, v| {
-        c.shard.ws.fragments_max = u32::try_from(v.count(1, 65_536)?).unwrap_or(u32::MAX);
-        Ok(())
-    }),
-    key!("websocket", "ping_interval", "\"25s\"", "Silence after which the server pings.", |c, v| {
-        c.shard.ws.ping_interval = v.duration(SECOND, DAY)?;
-        Ok(())
-    }),
-    key!("websocket", "pong_timeout", "\"8s\"", "Wait for an answer to a ping.", |c, v| {
-        c.shard.ws.pong_timeout = v.duration(SECOND, HOUR)?;
-        Ok(())
-    }),
-    key!("websocket", "deflate", "false", "Whether permessage-deflate is negotiated.", |c, v| {
-        c.shard.ws.deflate = v.bool()?;
-        Ok(())
-    }),
-    key!("websocket", "deflate_bytes_min", "64", "Messages below this go out uncompressed.", |c, v| {
-        c.shard.ws.deflate_bytes_min = v.size(0, MIB)?;
-        Ok(())
-    }),
-    key!("stream", "keep_alive_interval", "\"15s\"", "How often a stream is kept alive.", |c, v| {
-        c.shard.transport.keep_alive_interval = v.duration(SECOND, HOUR)?;
-        Ok(())
-    }),
-    key!("stream", "retry", "[\"1s\", \"4s\"]", "Reconnect delay told to clients: drawn between the two.", |c, v| {
-        let parts = v.list()?;
-        let [low, high] = parts.as_slice() else { return Err(Expected("two durations such as [\"1s\", \"4s\"]".to_owned())) };
-        let part = |text: &String| Value::Text(text.clone()).duration(Duration::ZERO, HOUR);
-        let (low, high) = (part(low)?, part(high)?);
-        c.shard.transport.retry =
-            if low <= high { [low, high] } else { return Err(Expected("two durations, the smaller first".to_owned())) };
-        Ok(())
-    }),
-    key!("poll", "wait_max", "\"55s\"", "Longest wait of a poll.", |c, v| {
-        c.shard.transport.poll_wait_max = v.duration(Duration::ZERO, 55 * SECOND)?;
-        Ok(())
-    }),
-    key!("channels", "per_connection_max", "128", "Channels one connection may hold.", |c, v| {
-        c.shard.hub.per_connection_max = v.count(1, 65_536)?;
-        Ok(())
-    }),
-    key!("channels", "publication_bytes_max", "\"256KiB\"", "Bytes of one payload.", |c, v| {
-        c.shard.hub.publication_bytes_max = v.size(1, 64 * MIB)?;
-        Ok(())
-    }),
-    key!("channels", "position_ttl", "\"720h\"", "How long an unused channel's epoch and offset are remembered.", |c, v| {
-        c.shard.hub.position_ttl = v.duration(SECOND, YEAR)?;
-        Ok(())
-    }),
-    key!("channels", "position_records_max", "1000000", "Unused channels remembered by each worker; oldest out.", |c, v| {
-        c.shard.hub.position_records_max = v.count(0, 1_000_000_000)?;
-        Ok(())
-    }),
-    key!(
-        "channels",
-        "history_bytes_max",
-        "\"256MiB\"",
-        "History of each worker in memory; the least recently used channel is trimmed.",
-        |c, v| {
-            c.shard.hub.history_bytes_max = v.size(0, 1 << 40)?;
-            Ok(())
-        }
-    ),
-    key!("channels", "unknown_namespace", "\"default\"", "Where a name with an unknown prefix belongs; or \"refuse\".", |c, v| {
-        c.shard.hub.unknown_namespace = v.word(&UNKNOWN)?;
-        Ok(())
-    }),
-    key!("echo", "enabled", "false", "A WebSocket at /echo that says back what it is told, for conformance tests.", |c, v| {
-        c.shard.server.echo = v.bool()?;
-        Ok(())
-    }),
-    key!("log", "level", "\"info\"", "error, warn, info, debug or trace.", |c, v| {
-        c.log_level = v.word(&[("error", "error"), ("warn", "warn"), ("info", "info"), ("debug", "debug"), ("trace", "trace")])?;
-        Ok(())
-    }),
-    key!("log", "format", "\"auto\"", "\"human\", \"json\", or by whether a person is looking.", |c, v| {
-        c.log_format = v.word(&FORMATS)?;
-        Ok(())
-    }),
-    key!("io", "buffer_bytes", "\"64MiB\"", "Receive buffers of all workers together.", |c, v| {
-        c.buffer_bytes = v.size(MIB, 16 * GIB)?;
-        Ok(())
-    }),
-    key!(
-        "io",
-        "congestion_control",
-        "\"\"",
-        "TCP congestion control of clients' connections, such as \"cubic\"; empty: the host's.",
-        |c, v| {
-            c.congestion_control = v.text()?;
-            Ok(())
-        }
-    ),
+static SERVER: [Key<Config>; 6] = [
+    Key {
+        name: "mode",
+        doc: "\"production\" denies what is not allowed; \"development\" allows all, and needs no config file.",
+        field: |config| Field::Choice(&mut config.mode),
+        live: true,
+    },
+    Key {
+        name: "listen",
+        doc: "Addresses with ports. Port 0 takes a free one and prints it.",
+        field: |config| Field::Addresses(&mut config.listen),
+        live: false,
+    },
+    Key {
+        name: "internal_listen",
+        doc: "Set: the server API, metrics and health move to this address, away from the public one.",
+        field: |config| Field::Address(&mut config.internal_listen),
+        live: false,
+    },
+    Key {
+        name: "workers",
+        doc: "Threads, each with its own ring. 0: one per core.",
+        field: |config| Field::Count(&mut config.workers, 0..=usize::from(crate::hub::WORKERS_MAX)),
+        live: false,
+    },
+    Key {
+        name: "door_prefix",
+        doc: "\"/_rt\" moves every door: /_rt/channels/NAME, /_rt/api/publish, /_rt/metrics.",
+        field: |config| Field::Prefix(&mut config.shard.server.door_prefix),
+        live: true,
+    },
+    Key {
+        name: "drain_timeout",
+        doc: "How long connections are given to leave after SIGTERM.",
+        field: |config| Field::Duration(&mut config.shard.server.drain_timeout, ZERO..=HOUR),
+        live: true,
+    },
 ];
 
-/// Keys of `[namespaces.NAME]`; a namespace starts as a copy of `default`.
-pub const NAMESPACE_KEYS: &[Key<Namespace>] = &[
-    key!("namespaces", "match", "[]", "Prefixes with a star, \"chat:*\"; by default the name and a colon.", |n, v| {
-        n.prefixes = v.list()?.iter().map(|glob| prefix(glob)).collect::<Result<_, _>>()?;
-        Ok(())
-    }),
-    key!("namespaces", "kind", "\"stream\"", "\"state\": only the latest value matters.", |n, v| {
-        n.kind = v.word(&KINDS)?;
-        Ok(())
-    }),
-    key!("namespaces", "history_size", "100", "Publications kept; 0 keeps none, and positions still count.", |n, v| {
-        n.history_size = v.count(0, 1_000_000)?;
-        Ok(())
-    }),
-    key!("namespaces", "history_ttl", "\"5m\"", "A publication is never served from history after it.", |n, v| {
-        n.history_ttl = v.duration(SECOND, YEAR)?;
-        Ok(())
-    }),
-    key!("namespaces", "allow_subscribe", "[]", "[\"anyone\"] or [\"key\"]; nobody by default.", |n, v| {
-        n.allow_subscribe = access(&v.list()?)?;
-        Ok(())
-    }),
-    key!("namespaces", "allow_publish", "[]", "Who may publish from a WebSocket: [\"anyone\"] or [\"key\"].", |n, v| {
-        n.allow_publish = access(&v.list()?)?;
-        Ok(())
-    }),
-    key!(
-        "namespaces",
-        "coalesce",
-        "\"0s\"",
-        "Publications of so long go out together; an idle channel's first goes at once.",
-        |n, v| {
-            n.coalesce = v.duration(Duration::ZERO, SECOND)?;
-            Ok(())
-        }
-    ),
-    key!(
-        "namespaces",
-        "slow_consumer",
-        "\"disconnect\"",
-        "What happens to a reader whose queue is full: or drop_oldest, latest, conflate.",
-        |n, v| {
-            n.slow_consumer = v.word(&POLICIES)?;
-            Ok(())
-        }
-    ),
-    key!("namespaces", "queue_bytes_max", "\"64KiB\"", "Bytes that may wait for one connection.", |n, v| {
-        n.queue_bytes_max = v.size(KIB, GIB)?;
-        Ok(())
-    }),
+static API: [Key<Config>; 2] = [
+    Key {
+        name: "key",
+        doc: "Sent as `Authorization: apikey KEY` or `X-API-Key: KEY`. Empty: publishing over HTTP is refused.",
+        field: |config| Field::Secret(&mut config.shard.server.api_key),
+        live: true,
+    },
+    Key {
+        name: "idempotency_window",
+        doc: "How long an Idempotency-Key is remembered.",
+        field: |config| Field::Duration(&mut config.shard.hub.idempotency_window, SECOND..=DAY),
+        live: true,
+    },
 ];
 
-/// Keys of `[upstreams.NAME]`.
-pub const UPSTREAM_KEYS: &[Key<Upstream>] = &[
-    key!("upstreams", "servers", "[]", "Addresses, \"host:port\"; names are looked up at start.", |u, v| {
-        u.servers = v.list()?.iter().map(|server| resolve(server)).collect::<Result<_, _>>()?;
-        if u.servers.len() == 1 { Ok(()) } else { Err(Expected("exactly one server in this version".to_owned())) }
-    }),
-    key!("upstreams", "connect_timeout", "\"5s\"", "To open a connection.", |u, v| {
-        u.connect_timeout = v.duration(100 * MS, HOUR)?;
-        Ok(())
-    }),
-    key!("upstreams", "response_timeout", "\"60s\"", "From the end of the request to the first byte of the response.", |u, v| {
-        u.response_timeout = v.duration(100 * MS, DAY)?;
-        Ok(())
-    }),
-    key!("upstreams", "idle_timeout", "\"120s\"", "Without a byte either way.", |u, v| {
-        u.idle_timeout = v.duration(SECOND, DAY)?;
-        Ok(())
-    }),
-    key!("upstreams", "idle_connections_max", "64", "Unused connections kept by each worker.", |u, v| {
-        u.idle_connections_max = v.count(0, 65_536)?;
-        Ok(())
-    }),
-    key!("upstreams", "connections_max", "1024", "Connections of each worker.", |u, v| {
-        u.connections_max = v.count(1, 1_000_000)?;
-        Ok(())
-    }),
-    key!(
-        "upstreams",
-        "waiting_max",
-        "1024",
-        "Requests that may wait for a connection, on each worker; more are answered 503.",
-        |u, v| {
-            u.waiting_max = v.count(0, 1_000_000)?;
-            Ok(())
-        }
-    ),
+static HTTP: [Key<Config>; 6] = [
+    Key {
+        name: "allowed_origins",
+        doc: "Pages of other origins that may use the browser doors, as in \"https://*.example.com\". \"*\": all of them.",
+        field: |config| Field::Texts(&mut config.shard.http.allowed_origins),
+        live: true,
+    },
+    Key {
+        name: "head_bytes_max",
+        doc: "Bytes of a request head, request line included.",
+        field: |config| Field::Bytes(&mut config.shard.http.head_bytes_max, KIB..=MIB),
+        live: true,
+    },
+    Key {
+        name: "headers_max",
+        doc: "Header fields in a request head.",
+        field: |config| Field::Count(&mut config.shard.http.headers_max, 1..=256),
+        live: true,
+    },
+    Key {
+        name: "head_timeout",
+        doc: "From the first byte of a head to its last.",
+        field: |config| Field::Duration(&mut config.shard.http.head_timeout, MILLISECOND..=HOUR),
+        live: true,
+    },
+    Key {
+        name: "body_timeout",
+        doc: "Without a byte of a body arriving.",
+        field: |config| Field::Duration(&mut config.shard.http.body_timeout, MILLISECOND..=HOUR),
+        live: true,
+    },
+    Key {
+        name: "keep_alive_timeout",
+        doc: "Idle between two requests on a connection.",
+        field: |config| Field::Duration(&mut config.shard.http.keep_alive_timeout, MILLISECOND..=DAY),
+        live: true,
+    },
 ];
 
-fn access(words: &[String]) -> Result<Access, Expected> {
-    match words {
-        [] => Ok(Access::Nobody),
-        [word] if word == "anyone" => Ok(Access::Anyone),
-        [word] if word == "key" => Ok(Access::Key),
-        _ => Err(Expected("[\"anyone\"], [\"key\"] or []".to_owned())),
-    }
+static WEBSOCKET: [Key<Config>; 6] = [
+    Key {
+        name: "message_bytes_max",
+        doc: "Bytes of a message from a client, after inflating.",
+        field: |config| Field::Bytes(&mut config.shard.ws.message_bytes_max, 1..=GIB),
+        live: true,
+    },
+    Key {
+        name: "fragments_max",
+        doc: "Fragments of a message.",
+        field: |config| Field::Count32(&mut config.shard.ws.fragments_max, 1..=65_536),
+        live: true,
+    },
+    Key {
+        name: "ping_interval",
+        doc: "Silence of a client after which it is pinged.",
+        field: |config| Field::Duration(&mut config.shard.ws.ping_interval, MILLISECOND..=DAY),
+        live: true,
+    },
+    Key {
+        name: "pong_timeout",
+        doc: "Wait for the pong before the connection is closed (3012). Shorter than ping_interval.",
+        field: |config| Field::Duration(&mut config.shard.ws.pong_timeout, MILLISECOND..=HOUR),
+        live: true,
+    },
+    Key {
+        name: "deflate",
+        doc: "Whether permessage-deflate is negotiated: fewer bytes for more CPU. A broadcast is compressed once per worker.",
+        field: |config| Field::Switch(&mut config.shard.ws.deflate),
+        live: true,
+    },
+    Key {
+        name: "deflate_bytes_min",
+        doc: "Messages below this size are sent uncompressed all the same.",
+        field: |config| Field::Bytes(&mut config.shard.ws.deflate_bytes_min, 0..=GIB),
+        live: true,
+    },
+];
+
+static STREAM: [Key<Config>; 2] = [
+    Key {
+        name: "keep_alive_interval",
+        doc: "Silence on an event stream or NDJSON stream after which a keep-alive is sent.",
+        field: |config| Field::Duration(&mut config.shard.transport.keep_alive_interval, MILLISECOND..=HOUR),
+        live: true,
+    },
+    Key {
+        name: "retry",
+        doc: "Reconnect delay told to clients, drawn between the two for each, so that they do not all come back at once.",
+        field: |config| Field::Durations(&mut config.shard.transport.retry, ZERO..=HOUR),
+        live: true,
+    },
+];
+
+static POLL: [Key<Config>; 1] = [Key {
+    name: "wait_max",
+    doc: "Longest `wait` of a poll, at most 55s: many proxies give up after 60.",
+    field: |config| Field::Duration(&mut config.shard.transport.poll_wait_max, ZERO..=Duration::from_secs(55)),
+    live: true,
+}];
+
+static CHANNELS: [Key<Config>; 6] = [
+    Key {
+        name: "per_connection_max",
+        doc: "Channels that one connection may hold.",
+        field: |config| Field::Count(&mut config.shard.hub.per_connection_max, 1..=65_535),
+        live: true,
+    },
+    Key {
+        name: "publication_bytes_max",
+        doc: "Bytes of a publication's payload.",
+        field: |config| Field::Bytes(&mut config.shard.hub.publication_bytes_max, 1..=64 * MIB),
+        live: true,
+    },
+    Key {
+        name: "position_ttl",
+        doc: "How long an unused channel's epoch and offset are remembered.",
+        field: |config| Field::Duration(&mut config.shard.hub.position_ttl, SECOND..=DECADE),
+        live: true,
+    },
+    Key {
+        name: "position_records_max",
+        doc: "How many of them each worker keeps; the oldest are forgotten first.",
+        field: |config| Field::Count(&mut config.shard.hub.position_records_max, 0..=1_000_000_000),
+        live: true,
+    },
+    Key {
+        name: "history_bytes_max",
+        doc: "History of all channels of one worker; above it the least recently used channel is trimmed.",
+        field: |config| Field::Bytes(&mut config.shard.hub.history_bytes_max, 0..=1024 * GIB),
+        live: true,
+    },
+    Key {
+        name: "unknown_namespace",
+        doc: "A name like chat:room without a matching namespace: \"default\" treats it as a plain name, \"refuse\" refuses it.",
+        field: |config| Field::Choice(&mut config.shard.hub.unknown_namespace),
+        live: true,
+    },
+];
+
+static ECHO: [Key<Config>; 1] = [Key {
+    name: "enabled",
+    doc: "A WebSocket door at /echo that sends every message back, for conformance tests and benches.",
+    field: |config| Field::Switch(&mut config.shard.server.echo),
+    live: true,
+}];
+
+static IO: [Key<Config>; 3] = [
+    Key {
+        name: "buffers",
+        doc: "Receive buffers of 2 KiB per worker, rounded down to a power of two. 0: a share of 64 MiB, 512 to 4,096.",
+        field: |config| Field::Count(&mut config.io.buffers, 0..=32_768),
+        live: false,
+    },
+    Key {
+        name: "congestion_control",
+        doc: "TCP congestion control of accepted connections, such as \"cubic\". Empty: the system's default.",
+        field: |config| Field::Text(&mut config.io.congestion_control),
+        live: false,
+    },
+    Key {
+        name: "park_after",
+        doc: "Silence after which a connection gives up its armed receive and keeps only a poll: 600 bytes of kernel memory less.",
+        field: |config| Field::Duration(&mut config.io.park_after, MILLISECOND..=HOUR),
+        live: false,
+    },
+];
+
+static LOG: [Key<Config>; 2] = [
+    Key {
+        name: "level",
+        doc: "\"error\", \"warn\", \"info\", \"debug\" (every connection) or \"trace\".",
+        field: |config| Field::Choice(&mut config.log.level),
+        live: false,
+    },
+    Key {
+        name: "format",
+        doc: "\"human\", \"json\", or \"auto\": human on a terminal, JSON otherwise. Logs go to standard error.",
+        field: |config| Field::Choice(&mut config.log.format),
+        live: false,
+    },
+];
+
+pub static NAMESPACE: [Key<Namespace>; 9] = [
+    Key {
+        name: "match",
+        doc: "Channels that belong here, as prefixes with a final `*`; the longest wins. Left out: [\"<name>:*\"].",
+        field: |namespace| Field::Patterns(&mut namespace.prefixes),
+        live: true,
+    },
+    Key {
+        name: "kind",
+        doc: "\"stream\": every publication matters. \"state\": the latest value does, and is sent first.",
+        field: |namespace| Field::Choice(&mut namespace.kind),
+        live: true,
+    },
+    Key {
+        name: "history_size",
+        doc: "Publications kept per channel for those who come back. 0: none.",
+        field: |namespace| Field::Count(&mut namespace.history_size, 0..=1_000_000),
+        live: true,
+    },
+    Key {
+        name: "history_ttl",
+        doc: "How long one is kept; it is never served after that.",
+        field: |namespace| Field::Duration(&mut namespace.history_ttl, MILLISECOND..=DECADE),
+        live: true,
+    },
+    Key {
+        name: "allow_subscribe",
+        doc: "Who may subscribe: [\"anyone\"], [\"key\"] (who shows the API key), [] (nobody).",
+        field: |namespace| Field::Access(&mut namespace.allow_subscribe),
+        live: true,
+    },
+    Key {
+        name: "allow_publish",
+        doc: "Who may publish from a WebSocket connection, in the same words. Publishing over HTTP needs the API key, always.",
+        field: |namespace| Field::Access(&mut namespace.allow_publish),
+        live: true,
+    },
+    Key {
+        name: "coalesce",
+        doc: "Publications within this time leave together; a quiet channel sends at once. 0s: each by itself.",
+        field: |namespace| Field::Duration(&mut namespace.coalesce, ZERO..=Duration::from_secs(10)),
+        live: true,
+    },
+    Key {
+        name: "slow_consumer",
+        doc: "Where queue_bytes_max is reached: \"disconnect\", or drop and mark the gap: \"drop_oldest\", \"latest\", \"conflate\" (by key).",
+        field: |namespace| Field::Choice(&mut namespace.slow_consumer),
+        live: true,
+    },
+    Key {
+        name: "queue_bytes_max",
+        doc: "Bytes that may wait on a connection for a reader that does not keep up.",
+        field: |namespace| Field::Bytes(&mut namespace.queue_bytes_max, KIB..=GIB),
+        live: true,
+    },
+];
+
+pub static UPSTREAM: [Key<UpstreamDraft>; 7] = [
+    Key {
+        name: "servers",
+        doc: "host:port; names are resolved at start. One server is used in this version.",
+        field: |draft| Field::Servers(&mut draft.servers),
+        live: true,
+    },
+    Key {
+        name: "connect_timeout",
+        doc: "To open a connection.",
+        field: |draft| Field::Duration(&mut draft.upstream.connect_timeout, MILLISECOND..=HOUR),
+        live: true,
+    },
+    Key {
+        name: "response_timeout",
+        doc: "From the last byte of the request to the first of the response.",
+        field: |draft| Field::Duration(&mut draft.upstream.response_timeout, MILLISECOND..=DAY),
+        live: true,
+    },
+    Key {
+        name: "idle_timeout",
+        doc: "Without a byte in either direction of a body or a passed-through WebSocket.",
+        field: |draft| Field::Duration(&mut draft.upstream.idle_timeout, MILLISECOND..=DAY),
+        live: true,
+    },
+    Key {
+        name: "idle_connections_max",
+        doc: "Idle connections kept open per worker.",
+        field: |draft| Field::Count(&mut draft.upstream.idle_connections_max, 0..=65_535),
+        live: true,
+    },
+    Key {
+        name: "connections_max",
+        doc: "Connections per worker; further requests wait.",
+        field: |draft| Field::Count(&mut draft.upstream.connections_max, 1..=1_000_000),
+        live: true,
+    },
+    Key {
+        name: "waiting_max",
+        doc: "Requests per worker that may wait; more are answered 503.",
+        field: |draft| Field::Count(&mut draft.upstream.waiting_max, 0..=1_000_000),
+        live: true,
+    },
+];
+
+pub static ROUTE: [Key<RouteDraft>; 3] = [
+    Key {
+        name: "host",
+        doc: "Host name, compared without case and port. Empty: every host.",
+        field: |route| Field::Text(&mut route.host),
+        live: true,
+    },
+    Key {
+        name: "path",
+        doc: "Path prefix in whole segments: /app is also /app/x, not /apple. The longest wins.",
+        field: |route| Field::Path(&mut route.path),
+        live: true,
+    },
+    Key { name: "to", doc: "Name of an upstream.", field: |route| Field::Text(&mut route.to), live: true },
+];
+
+impl Words for Mode {
+    const WORDS: &'static [&'static str] = &["production", "development"];
+    const VALUES: &'static [Self] = &[Self::Production, Self::Development];
 }
 
-fn prefix(glob: &str) -> Result<String, Expected> {
-    let prefix = glob.strip_suffix('*').filter(|prefix| !prefix.is_empty() && !prefix.contains('*'));
-    prefix.map(str::to_owned).ok_or_else(|| Expected("prefixes with a star at the end, such as \"chat:*\"".to_owned()))
+impl Words for LogLevel {
+    const WORDS: &'static [&'static str] = &["error", "warn", "info", "debug", "trace"];
+    const VALUES: &'static [Self] = &[Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
 }
 
-fn address(text: &str) -> Result<std::net::SocketAddr, Expected> {
-    text.parse()
-        .map_err(|_| Expected(format!("an address and a port such as \"127.0.0.1:8000\" or \"[::1]:8000\", not \"{text}\"")))
+impl Words for LogFormat {
+    const WORDS: &'static [&'static str] = &["auto", "human", "json"];
+    const VALUES: &'static [Self] = &[Self::Auto, Self::Human, Self::Json];
 }
 
-fn addresses(texts: &[String]) -> Result<Vec<std::net::SocketAddr>, Expected> {
-    let addresses: Vec<_> = texts.iter().map(|text| address(text)).collect::<Result<_, _>>()?;
-    if addresses.is_empty() { Err(Expected("at least one address".to_owned())) } else { Ok(addresses) }
+impl Words for UnknownNamespace {
+    const WORDS: &'static [&'static str] = &["default", "refuse"];
+    const VALUES: &'static [Self] = &[Self::Default, Self::Refuse];
 }
 
-fn resolve(server: &str) -> Result<std::net::SocketAddr, Expected> {
-    let found = std::net::ToSocketAddrs::to_socket_addrs(server).ok().and_then(|mut addresses| addresses.next());
-    found.ok_or_else(|| Expected(format!("a host that can be found and a port, such as \"127.0.0.1:3000\", not \"{server}\"")))
+impl Words for ChannelKind {
+    const WORDS: &'static [&'static str] = &["stream", "state"];
+    const VALUES: &'static [Self] = &[Self::Stream, Self::State];
+}
+
+impl Words for SlowConsumer {
+    const WORDS: &'static [&'static str] = &["disconnect", "drop_oldest", "latest", "conflate"];
+    const VALUES: &'static [Self] = &[Self::Disconnect, Self::DropOldest, Self::Latest, Self::Conflate];
 }

@@ -1,279 +1,218 @@
 //! File, environment and flags → one validated, immutable configuration.
 //!
-//! Precedence: flags, environment (`RINGMAIN_<SECTION>__<KEY>`), file, default. [`keys`] is the only list of keys.
+//! ```text
+//!   file ──┐
+//!   env  ──┼─► source: assignments, each with its place ─► assemble: defaults, then each in turn ─► checks ─► Config
+//!   flags ─┘                         └── keys: the one table of what there is ──┘
+//! ```
+//! Later assignments win: flags over environment over file over defaults. Everything that is wrong is reported at once, with its
+//! place. Invariant: a [`Config`] that exists is one that can be served; what the modules below need is in their own options.
 
-mod file;
+mod assemble;
+mod changes;
+mod check;
+mod error;
+mod field;
 mod keys;
-mod value;
+mod print;
+mod source;
+#[cfg(test)]
+mod tests;
+mod units;
+
+pub use changes::Changes;
+pub use error::{Cause, ConfigError, ConfigErrors, Conflict, Invalid, Place};
+pub use print::print_default;
 
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::hub::{Access, Namespace};
-use crate::proxy::Upstream;
+use crate::hub::Access;
 use crate::shard;
-use keys::{KEYS, Key, NAMESPACE_KEYS, UPSTREAM_KEYS};
-use value::Value;
 
-/// What the environment's names begin with.
-const ENVIRONMENT_PREFIX: &str = "RINGMAIN_";
-/// Names with the prefix that are no keys.
-const ENVIRONMENT_OTHERS: [&str; 2] = ["RINGMAIN_CONFIG", "RINGMAIN_TEST_SKIP"];
+/// Port of a server that was not told where to listen.
+const PORT: u16 = 8000;
 
-/// What kind of server this is.
+/// Everything a server is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub mode: Mode,
+    pub listen: Vec<SocketAddr>,
+    /// Where the server API, metrics and health are, if not at `listen`.
+    pub internal_listen: Option<SocketAddr>,
+    /// 0: one per core.
+    pub workers: usize,
+    pub io: IoOptions,
+    pub log: LogOptions,
+    /// What the workers are configured with.
+    pub shard: shard::Options,
+    /// The file it came from.
+    pub config_path: Option<PathBuf>,
+    /// Whether the API key was drawn at random, because development mode was given none.
+    pub key_is_generated: bool,
+    /// What is allowed and yet probably not meant.
+    pub warnings: Vec<Warning>,
+}
+
+/// How much is allowed by default.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
+    /// What is not allowed is denied.
     Production,
-    /// Open to whoever is on this machine.
+    /// Anyone may subscribe and publish; loopback only, unless it is asked for by name.
     Development,
+}
+
+/// `[io]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IoOptions {
+    /// Receive buffers per worker; 0 for a share of a fixed budget.
+    pub buffers: usize,
+    /// Of accepted connections; empty for the system's default.
+    pub congestion_control: String,
+    /// Silence after which a connection is only polled.
+    pub park_after: Duration,
+}
+
+/// `[log]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogOptions {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+/// Least important lines that are still written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
 }
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
     Auto,
     Human,
     Json,
 }
 
-/// The whole configuration.
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub mode: Mode,
-    pub listen: Vec<SocketAddr>,
-    pub internal_listen: Option<SocketAddr>,
-    /// 0: one per core.
-    pub workers: usize,
-    pub log_level: &'static str,
-    pub log_format: LogFormat,
-    pub buffer_bytes: usize,
-    pub congestion_control: String,
-    pub shard: shard::Options,
-    /// Where it came from, if from a file.
-    pub path: Option<PathBuf>,
-    /// Whether somebody has asked for development mode, rather than having no file.
-    mode_said: bool,
-}
-
 impl Default for Config {
+    /// A production server without a file.
     fn default() -> Self {
         Self {
             mode: Mode::Production,
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8000))],
+            listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT)],
             internal_listen: None,
             workers: 0,
-            log_level: "info",
-            log_format: LogFormat::Auto,
-            buffer_bytes: 64 << 20,
-            congestion_control: String::new(),
+            io: IoOptions { buffers: 0, congestion_control: String::new(), park_after: Duration::from_secs(5) },
+            log: LogOptions { level: LogLevel::Info, format: LogFormat::Auto },
             shard: shard::Options::default(),
-            path: None,
-            mode_said: false,
-        }
-    }
-}
-
-/// What the command line says; it goes before everything else.
-#[derive(Clone, Debug, Default)]
-pub struct Flags {
-    pub config: Option<PathBuf>,
-    pub listen: Vec<SocketAddr>,
-    pub workers: Option<usize>,
-    pub mode: Option<Mode>,
-}
-
-/// Why there is no configuration.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    Unreadable { path: PathBuf, cause: String },
-    /// The file is not TOML, or a key in it is not right. Lines and columns count from 1.
-    File { path: PathBuf, line: usize, column: usize, problem: String },
-    /// A variable of the environment is not right.
-    Environment { name: String, problem: String },
-    /// Values that are right alone do not go together.
-    Together(String),
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable { path, cause } => write!(f, "{}: {cause}", path.display()),
-            Self::File { path, line, column, problem } => write!(f, "{}:{line}:{column}: {problem}", path.display()),
-            Self::Environment { name, problem } => write!(f, "environment variable {name}: {problem}"),
-            Self::Together(problem) => f.write_str(problem),
+            config_path: None,
+            key_is_generated: false,
+            warnings: Vec::new(),
         }
     }
 }
 
 impl Config {
-    /// Reads the file if one is named, then the environment, then the flags.
+    /// What a mode starts from.
+    #[must_use]
+    pub fn of(mode: Mode) -> Self {
+        let mut config = Self { mode, ..Self::default() };
+        match mode {
+            Mode::Production => {}
+            Mode::Development => {
+                config.shard.http.allowed_origins = vec!["*".to_owned()];
+                for namespace in &mut config.shard.hub.namespaces {
+                    namespace.allow_subscribe = Access::Anyone;
+                    namespace.allow_publish = Access::Anyone;
+                }
+            }
+        }
+        config
+    }
+
+    /// Reads the file, puts environment and flags over it, checks the whole and resolves the upstreams' names.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its place and what would be right.
-    pub fn load(flags: &Flags, environment: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        let mut environment: Vec<(String, String)> = environment.filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
-        environment.sort();
-        let named = environment.iter().find(|(name, _)| name == ENVIRONMENT_OTHERS[0]).map(|(_, path)| PathBuf::from(path));
-        let mut config = Self { path: flags.config.clone().or(named), ..Self::default() };
-        if config.path.is_none() {
-            config.become_development();
-        }
-        if let Some(path) = config.path.clone() {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| ConfigError::Unreadable { path: path.clone(), cause: error.to_string() })?;
-            config.apply_file(&path, &text)?;
-        }
-        for (name, text) in environment.iter().filter(|(name, _)| !ENVIRONMENT_OTHERS.contains(&name.as_str())) {
-            config.apply_variable(name, text)?;
-        }
-        config.apply_flags(flags);
-        config.finish()?;
-        Ok(config)
+    /// Everything that is wrong, each with its place and remedy.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
+        let text = match &sources.file {
+            None => None,
+            Some(path) => Some(source::read(path)?),
+        };
+        Self::from_text(text.as_deref(), sources)
     }
 
-    fn apply_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
-        file::apply(self, text).map_err(|error| {
-            let (line, column) = file::place(text, error.at);
-            ConfigError::File { path: path.to_owned(), line, column, problem: error.problem }
-        })
+    /// [`Self::load`] with the file's text at hand.
+    fn from_text(text: Option<&str>, sources: &Sources) -> Result<Self, ConfigErrors> {
+        let mut errors = Vec::new();
+        let assignments = source::collect(text, sources, &mut errors);
+        let draft = assemble::assemble(assignments, sources.file.is_some(), &mut errors);
+        let config = check::finish(draft, sources.file.clone(), &mut errors);
+        errors.sort_by(|one, other| one.place.cmp(&other.place));
+        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }
+}
 
-    /// What is open in development: everything, to this machine.
-    fn become_development(&mut self) {
-        self.mode = Mode::Development;
-        self.shard.http.allowed_origins = vec!["*".to_owned()];
-        for namespace in &mut self.shard.hub.namespaces {
-            namespace.allow_subscribe = Access::Anyone;
-            namespace.allow_publish = Access::Anyone;
-        }
-    }
+/// Where a configuration comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    pub file: Option<PathBuf>,
+    /// Variables and their values; those that do not begin with `RINGMAIN_` are passed over.
+    pub environment: Vec<(String, String)>,
+    pub flags: Vec<Flag>,
+}
 
-    fn apply_variable(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
-        let failed = |problem: String| ConfigError::Environment { name: name.to_owned(), problem };
-        let path = name.trim_start_matches(ENVIRONMENT_PREFIX).to_ascii_lowercase();
-        let parts: Vec<&str> = path.split("__").collect();
-        let value = Value::from_text(text);
-        match parts.as_slice() {
-            [section, key] => self.set(section, key, &value).map_err(failed),
-            ["namespaces", namespace, key] => self.set_namespace(namespace, key, &value).map_err(failed),
-            ["upstreams", upstream, key] => self.set_upstream(upstream, key, &value).map_err(failed),
-            _ => Err(failed("names a key as RINGMAIN_<SECTION>__<KEY>, such as RINGMAIN_API__KEY".to_owned())),
-        }
-    }
+/// A flag that sets a key.
+#[derive(Clone, Debug)]
+pub struct Flag {
+    /// With its dashes.
+    pub name: &'static str,
+    pub table: &'static str,
+    pub key: &'static str,
+    pub value: String,
+}
 
-    fn apply_flags(&mut self, flags: &Flags) {
-        if !flags.listen.is_empty() {
-            self.listen.clone_from(&flags.listen);
-        }
-        if let Some(workers) = flags.workers {
-            self.workers = workers;
-        }
-        if let Some(mode) = flags.mode {
-            self.mode = mode;
-            self.mode_said = true;
-        }
-    }
+/// What is allowed and yet probably not meant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Warning {
+    /// The API is closed: nobody can publish over HTTP.
+    NoKey,
+    /// The key can be guessed.
+    ShortKey { bytes: usize },
+    /// Nobody may subscribe to anything.
+    NobodySubscribes,
+    /// This version sends everything to the first server.
+    OneServer { upstream: String, servers: usize },
+    /// No route leads there.
+    Unrouted { upstream: String },
+    /// The system gave no random bytes, so there is no generated key.
+    NoRandomness,
+}
 
-    /// Sets one key; the problem is told in words.
-    fn set(&mut self, section: &str, name: &str, value: &Value) -> Result<(), String> {
-        if file::RESERVED.contains(&section) {
-            return Err(format!("[{section}] is not in this version"));
-        }
-        if !KEYS.iter().any(|key| key.section == section) {
-            return Err(unknown("section", section, KEYS.iter().map(|key| key.section)));
-        }
-        apply(KEYS.iter().filter(|key| key.section == section), self, name, value)
-    }
-
-    fn set_namespace(&mut self, namespace: &str, name: &str, value: &Value) -> Result<(), String> {
-        let namespaces = &mut self.shard.hub.namespaces;
-        let at = namespaces.iter().position(|known| known.name == namespace).unwrap_or_else(|| {
-            let inherited = namespaces.first().cloned().unwrap_or_default();
-            namespaces.push(Namespace { name: namespace.to_owned(), prefixes: vec![format!("{namespace}:")], ..inherited });
-            namespaces.len() - 1
-        });
-        apply(NAMESPACE_KEYS.iter(), &mut namespaces[at], name, value)
-    }
-
-    fn set_upstream(&mut self, upstream: &str, name: &str, value: &Value) -> Result<(), String> {
-        let upstreams = &mut self.shard.proxy.upstreams;
-        let at = upstreams.iter().position(|known| known.name == upstream).unwrap_or_else(|| {
-            upstreams.push(Upstream::new(upstream, Vec::new()));
-            upstreams.len() - 1
-        });
-        apply(UPSTREAM_KEYS.iter(), &mut upstreams[at], name, value)
-    }
-
-    /// Fills in what follows from the rest and checks that it goes together.
-    fn finish(&mut self) -> Result<(), ConfigError> {
-        let server = &mut self.shard.server;
-        server.development = self.mode == Mode::Development;
-        server.internal_listener = self.internal_listen.is_some();
-        server.loopback = self.listen.iter().all(|address| address.ip().is_loopback());
-        if self.mode == Mode::Development && !server.loopback && self.path.is_none() && !self.mode_said {
-            let problem = "development mode listens on loopback only, since it lets everybody in: say --mode development to mean it, or give a --config";
-            return Err(ConfigError::Together(problem.to_owned()));
-        }
-        if self.shard.ws.pong_timeout >= self.shard.ws.ping_interval {
-            return Err(ConfigError::Together("[websocket] pong_timeout must be shorter than ping_interval".to_owned()));
-        }
-        if let Some(upstream) = self.shard.proxy.upstreams.iter().find(|upstream| upstream.servers.is_empty()) {
-            return Err(ConfigError::Together(format!("[upstreams.{}] has no servers", upstream.name)));
-        }
-        Ok(())
-    }
-
-    /// The whole default configuration, commented, as a file that says nothing new.
-    #[must_use]
-    pub fn default_text() -> String {
-        let mut text = String::from("# Every key with its default. Any of them by environment: RINGMAIN_<SECTION>__<KEY>.\n");
-        let mut section = "";
-        for key in KEYS {
-            if key.section != section {
-                section = key.section;
-                text.push_str(&format!("\n[{section}]\n"));
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoKey => write!(f, "api.key is empty: publishing over HTTP is refused; set it here or by RINGMAIN_API__KEY"),
+            Self::ShortKey { bytes } => write!(f, "api.key has only {bytes} characters: use 16 or more random ones"),
+            Self::NobodySubscribes => {
+                write!(
+                    f,
+                    "no namespace lets anyone subscribe: set allow_subscribe = [\"anyone\"] or [\"key\"] in [namespaces.default]"
+                )
             }
-            describe(&mut text, "", key);
+            Self::OneServer { upstream, servers } => {
+                write!(f, "upstreams.{upstream}: only the first of its {servers} addresses is used in this version")
+            }
+            Self::Unrouted { upstream } => write!(f, "upstreams.{upstream}: no route leads to it; add one to [[routes]]"),
+            Self::NoRandomness => write!(f, "the system gave no random bytes for an API key: set RINGMAIN_API__KEY"),
         }
-        text.push_str("\n# The others inherit from it; a name `chat:room` belongs to [namespaces.chat].\n[namespaces.default]\n");
-        NAMESPACE_KEYS.iter().filter(|key| key.name != "match").for_each(|key| describe(&mut text, "", key));
-        text.push_str("\n# [namespaces.chat]\n");
-        NAMESPACE_KEYS.iter().filter(|key| key.name == "match").for_each(|key| describe(&mut text, "# ", key));
-        text.push_str("\n# [upstreams.app]\n");
-        UPSTREAM_KEYS.iter().for_each(|key| describe(&mut text, "# ", key));
-        text.push_str("\n# [[routes]]\n# path = \"/\"       # whole segments; the longest wins\n# host = \"\"        # empty: every host\n# to = \"app\"\n");
-        text
     }
 }
-
-fn describe<T>(text: &mut String, comment: &str, key: &Key<T>) {
-    text.push_str(&format!("{comment}{} = {:<24} # {}\n", key.name, key.default, key.doc));
-}
-
-fn apply<T: 'static>(
-    mut keys: impl Iterator<Item = &'static Key<T>> + Clone,
-    target: &mut T,
-    name: &str,
-    value: &Value,
-) -> Result<(), String> {
-    let all = keys.clone();
-    match keys.find(|key| key.name == name) {
-        Some(key) => (key.set)(target, value).map_err(|expected| format!("{name} must be {expected}")),
-        None => Err(unknown("key", name, all.map(|key| key.name))),
-    }
-}
-
-/// "unknown key `lisen`: did you mean `listen`?"
-fn unknown(what: &str, name: &str, known: impl Iterator<Item = &'static str>) -> String {
-    let nearest = known.map(|known| (strsim::damerau_levenshtein(known, name), known)).min().filter(|(distance, _)| *distance <= 3);
-    match nearest {
-        Some((_, known)) => format!("unknown {what} `{name}`: did you mean `{known}`?"),
-        None => format!("unknown {what} `{name}`: `ringmain config default` prints all there are"),
-    }
-}
-
-#[cfg(test)]
-#[path = "config_tests.rs"]
-mod tests;
