@@ -32,7 +32,7 @@ pub fn run(args: &EchoArgs) -> Result<Outcome, BenchError> {
     let request = args.common.request(args.path.clone(), Doing::Echo { payload_bytes: args.payload });
     let mut fleet = args.common.fleet(request, Checker::new("", args.payload), args.connections)?;
     fleet.open(args.connections, args.common.window)?;
-    fleet.start_echoes();
+    fleet.start_echoes()?;
     run_for(&mut fleet, 1_000_000_000)?;
     let (began, before) = (fleet.clock.now(), fleet.echoes.count);
     fleet.echoes.round_trip.reset();
