@@ -9,9 +9,6 @@ use super::report::Report;
 use super::session::Doing;
 use super::{Common, Outcome, check_payload};
 
-/// How long the last echoes may take to come back.
-const LAST_ECHOES_NANOS: u64 = 5_000_000_000;
-
 #[derive(Args, Debug)]
 pub struct EchoArgs {
     #[command(flatten)]
@@ -69,12 +66,12 @@ fn run_for(fleet: &mut Fleet, nanos: u64) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Waits for what is still on its way.
+/// Waits for what is still on its way, while any of it comes. What does not is counted as lost.
 fn drain(fleet: &mut Fleet) -> Result<(), BenchError> {
     fleet.echoes.stopped = true;
-    let until = fleet.clock.now() + LAST_ECHOES_NANOS;
-    while fleet.echoes.outstanding > 0 && fleet.clock.now() < until {
-        fleet.turn(until)?;
+    let mut stall = fleet.stall("waiting for the last echoes");
+    while fleet.echoes.outstanding > 0 && stall.check(fleet.echoes.count, fleet.clock.now()).is_ok() {
+        fleet.turn(u64::MAX)?;
     }
     Ok(())
 }
