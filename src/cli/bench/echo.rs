@@ -9,9 +9,6 @@ use super::report::Report;
 use super::session::Doing;
 use super::{Common, Outcome, check_payload};
 
-/// How long the last echoes may take to come back.
-const LAST_ECHOES_NANOS: u64 = 5_000_000_000;
-
 #[derive(Args, Debug)]
 pub struct EchoArgs {
     #[command(flatten)]
@@ -32,7 +29,7 @@ pub fn run(args: &EchoArgs) -> Result<Outcome, BenchError> {
     let request = args.common.request(args.path.clone(), Doing::Echo { payload_bytes: args.payload });
     let mut fleet = args.common.fleet(request, Checker::new("", args.payload), args.connections)?;
     fleet.open(args.connections, args.common.window)?;
-    fleet.start_echoes();
+    fleet.start_echoes()?;
     run_for(&mut fleet, 1_000_000_000)?;
     let (began, before) = (fleet.clock.now(), fleet.echoes.count);
     fleet.echoes.round_trip.reset();
@@ -69,12 +66,12 @@ fn run_for(fleet: &mut Fleet, nanos: u64) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Waits for what is still on its way.
+/// Waits for what is still on its way, while any of it comes. What does not is counted as lost.
 fn drain(fleet: &mut Fleet) -> Result<(), BenchError> {
     fleet.echoes.stopped = true;
-    let until = fleet.clock.now() + LAST_ECHOES_NANOS;
-    while fleet.echoes.outstanding > 0 && fleet.clock.now() < until {
-        fleet.turn(until)?;
+    let mut stall = fleet.stall("waiting for the last echoes");
+    while fleet.echoes.outstanding > 0 && stall.check(fleet.echoes.count, fleet.clock.now()).is_ok() {
+        fleet.turn(u64::MAX)?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::checker::{Checker, Tally};
 use super::error::BenchError;
-use super::fleet::{Fleet, Stall};
+use super::fleet::Fleet;
 use super::publisher::IN_FLIGHT_MAX;
 use super::report::Report;
 use super::server::Spent;
@@ -137,7 +137,7 @@ fn measure(fleet: &mut Fleet, plan: &Plan<'_>) -> Result<Measured, BenchError> {
 fn publish(fleet: &mut Fleet, plan: &Plan<'_>, count: u64) -> Result<(), BenchError> {
     let mut pace = Pace { began: fleet.clock.now(), rate: plan.rate, next: 0, count };
     let before = fleet.checker.published();
-    let mut stall = Stall::new("waiting for deliveries", fleet.clock.now());
+    let mut stall = fleet.stall("waiting for deliveries");
     loop {
         let expected = fleet.checker.published() * plan.subscribers as u64;
         let all_got_it = fleet.checker.tally.deliveries >= expected && fleet.in_flight() == 0;

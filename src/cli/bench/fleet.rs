@@ -26,8 +26,8 @@ const BUFFER_BYTES: usize = UNIT_BYTES_MAX + 64 * 1024;
 /// Connections opened from one loopback address before the next one's turn.
 const PORTS_PER_SOURCE: u64 = 8192;
 const SOURCES: u64 = 128;
-/// No load waits longer for the next sign of life.
-pub const STALL_SECONDS: u64 = 10;
+/// How long the publishing connection may take to come up.
+const PUBLISHER_WAIT: Duration = Duration::from_secs(10);
 /// The longest sleep: progress and limits are looked at between sleeps.
 const SLEEP_NANOS_MAX: u64 = 100_000_000;
 const PUBLISHER: u64 = u64::MAX;
@@ -57,6 +57,14 @@ struct Connection {
     connected: bool,
 }
 
+/// What ends a load that does not end by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub time_max_seconds: u64,
+    /// Without a sign of life.
+    pub stall_seconds: u64,
+}
+
 /// All connections of a load.
 pub struct Fleet {
     pub clock: Clock,
@@ -81,12 +89,12 @@ pub struct Fleet {
     departed: Vec<Ledger>,
     fault: Option<Fault>,
     ends_at: u64,
-    time_max_seconds: u64,
+    bounds: Bounds,
     spoke_at: u64,
 }
 
 impl Fleet {
-    pub fn new(address: SocketAddr, request: Request, checker: Checker, time_max_seconds: u64) -> Result<Self, BenchError> {
+    pub fn new(address: SocketAddr, request: Request, checker: Checker, bounds: Bounds) -> Result<Self, BenchError> {
         Ok(Self {
             clock: Clock::start(),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
@@ -107,15 +115,15 @@ impl Fleet {
             publisher_blocked: false,
             departed: Vec::new(),
             fault: None,
-            ends_at: time_max_seconds.saturating_mul(1_000_000_000),
-            time_max_seconds,
+            ends_at: bounds.time_max_seconds.saturating_mul(1_000_000_000),
+            bounds,
             spoke_at: 0,
         })
     }
 
     /// Opens connections until `count` are subscribed, at most `window` at a time.
     pub fn open(&mut self, count: usize, window: usize) -> Result<(), BenchError> {
-        let mut stall = Stall::new("opening connections", self.clock.now());
+        let mut stall = self.stall("opening connections");
         while self.ready.len() < count {
             while self.opening < window && self.ready.len() + self.opening < count {
                 self.open_one()?;
@@ -129,7 +137,7 @@ impl Fleet {
     /// Opens `count` connections one after the other and closes the oldest whenever more than `hold` are subscribed.
     pub fn churn(&mut self, count: u64, window: usize, hold: usize) -> Result<(), BenchError> {
         let last = self.opened + count;
-        let mut stall = Stall::new("opening connections", self.clock.now());
+        let mut stall = self.stall("opening connections");
         while self.opened < last || self.opening > 0 {
             while self.opening < window && self.opened < last {
                 self.open_one()?;
@@ -187,7 +195,7 @@ impl Fleet {
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
         if self.address.ip().is_loopback() && self.address.is_ipv4() {
-            rustix::net::bind(&socket, &source(self.opened))?;
+            rustix::net::bind(&socket, &source(self.opened, std::process::id()))?;
         }
         match rustix::net::connect(&socket, &self.address) {
             Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
@@ -197,8 +205,7 @@ impl Fleet {
 
     /// Opens the connection that publishes to the load's channel.
     pub fn open_publisher(&mut self, api_key: &str, payload_bytes: usize) -> Result<(), BenchError> {
-        let timeout = Duration::from_secs(STALL_SECONDS);
-        let socket = TcpStream::connect_timeout(&self.address, timeout).map_err(BenchError::Connect)?;
+        let socket = TcpStream::connect_timeout(&self.address, PUBLISHER_WAIT).map_err(BenchError::Connect)?;
         socket.set_nodelay(true)?;
         let socket = OwnedFd::from(socket);
         epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(PUBLISHER), epoll::EventFlags::IN)?;
@@ -219,13 +226,15 @@ impl Fleet {
     }
 
     /// Sends each ready connection's first echo.
-    pub fn start_echoes(&mut self) {
+    pub fn start_echoes(&mut self) -> Result<(), BenchError> {
         for index in 0..self.connections.len() {
             self.with_session(index, |session, around| {
                 session.start_echo(around);
                 Ok(())
             });
+            self.send(index)?;
         }
+        Ok(())
     }
 
     /// Connections that the server closed during the load, and the last reason it gave.
@@ -244,7 +253,7 @@ impl Fleet {
     pub fn turn(&mut self, until: u64) -> Result<(), BenchError> {
         let now = self.clock.now();
         if now > self.ends_at {
-            return Err(BenchError::OutOfTime { seconds: self.time_max_seconds });
+            return Err(BenchError::OutOfTime { seconds: self.bounds.time_max_seconds });
         }
         self.flush_publisher()?;
         let sleep = Duration::from_nanos(until.saturating_sub(now).min(SLEEP_NANOS_MAX));
@@ -384,6 +393,11 @@ impl Fleet {
         Ok(())
     }
 
+    /// Starts to watch for a sign of life.
+    pub fn stall(&self, doing: &'static str) -> Stall {
+        Stall { doing, count: 0, since: self.clock.now(), seconds: self.bounds.stall_seconds }
+    }
+
     /// Says how far the run is, once a second, on standard error.
     pub fn say(&mut self, line: impl FnOnce(&Self) -> String) {
         let now = self.clock.now();
@@ -394,35 +408,34 @@ impl Fleet {
     }
 }
 
-/// Gives up when a count has not changed for [`STALL_SECONDS`].
+/// Gives up when a count has not changed for too long.
 pub struct Stall {
     doing: &'static str,
     count: u64,
     since: u64,
+    seconds: u64,
 }
 
 impl Stall {
-    pub fn new(doing: &'static str, now: u64) -> Self {
-        Self { doing, count: 0, since: now }
-    }
-
     /// # Errors
     /// [`BenchError::Stalled`].
     pub fn check(&mut self, count: u64, now: u64) -> Result<(), BenchError> {
         if count != self.count {
             (self.count, self.since) = (count, now);
         }
-        if now.saturating_sub(self.since) > STALL_SECONDS * 1_000_000_000 {
-            return Err(BenchError::Stalled { doing: self.doing, seconds: STALL_SECONDS });
+        if now.saturating_sub(self.since) > self.seconds.saturating_mul(1_000_000_000) {
+            return Err(BenchError::Stalled { doing: self.doing, seconds: self.seconds });
         }
         Ok(())
     }
 }
 
-/// 127.0.0.1 for the first connections, then 127.0.0.2 and so on, around.
-fn source(opened: u64) -> SocketAddr {
+/// 127.A.B.1 for the first connections, then 127.A.B.2 and so on, around; A.B is this process's, as the ports of the
+/// process before may still be waiting out their minute.
+fn source(opened: u64, process: u32) -> SocketAddr {
+    let [_, _, a, b] = process.to_be_bytes();
     let last = 1 + (opened / PORTS_PER_SOURCE % SOURCES) as u8;
-    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 0))
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, a, b, last), 0))
 }
 
 /// Whether `count` connections and a few files more fit the descriptor limit.
@@ -432,5 +445,28 @@ pub fn check_descriptors(count: usize) -> Result<(), BenchError> {
     match rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
         Some(limit) if limit < needed => Err(BenchError::Descriptors { needed, limit }),
         Some(_) | None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_loopback_and_last() {
+        let address = |opened| source(opened, 0x0001_0203).ip();
+        assert_eq!([address(0), address(8191), address(8192)].map(|ip| ip.to_string()), ["127.2.3.1", "127.2.3.1", "127.2.3.2"]);
+        assert!((0..1 << 22).step_by(4096).all(|opened| address(opened).is_loopback()));
+        assert_eq!(address(PORTS_PER_SOURCE * SOURCES), address(0));
+    }
+
+    #[test]
+    fn a_stall_is_a_count_that_stays() {
+        let mut stall = Stall { doing: "waiting", count: 0, since: 0, seconds: 10 };
+        let second = 1_000_000_000;
+        assert!(stall.check(1, 9 * second).is_ok());
+        assert!(stall.check(1, 19 * second).is_ok());
+        assert!(stall.check(2, 20 * second).is_ok());
+        assert!(matches!(stall.check(2, 31 * second), Err(BenchError::Stalled { doing: "waiting", seconds: 10 })));
     }
 }

@@ -22,13 +22,16 @@ mod server;
 mod session;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use error::BenchError;
-use fleet::Fleet;
+use fleet::{Bounds, Fleet};
 use report::Report;
 use server::Server;
 use session::{Doing, Request};
@@ -78,6 +81,9 @@ struct Common {
     /// Seconds after which the load gives up.
     #[arg(long, default_value_t = 180)]
     time_max: u64,
+    /// Seconds without a sign of life after which the load gives up.
+    #[arg(long, default_value_t = 10)]
+    stall: u64,
     /// Print the JSON line alone.
     #[arg(long)]
     json: bool,
@@ -92,21 +98,36 @@ struct Outcome {
 /// Runs the load that the flags name.
 #[must_use]
 pub fn run(args: &BenchArgs) -> ExitCode {
-    let (common, result) = match &args.load {
-        Load::Echo(args) => (&args.common, echo::run(args)),
-        Load::FanOut(args) => (&args.common, fan_out::run(args)),
-        Load::Stream(args) => (&args.common, fan_out::run_stream(args)),
-        Load::Idle(args) => (&args.common, idle::run(args)),
-        Load::Connect(args) => (&args.common, idle::run_connect(args)),
-    };
-    match result {
+    match args.load.run() {
         Ok(outcome) => {
-            print(&outcome.report, common.json);
+            print(&outcome.report, args.load.common().json);
             ExitCode::from(u8::from(!outcome.sound))
         }
         Err(error) => {
             eprintln!("ringmain bench: {error}");
             ExitCode::from(2)
+        }
+    }
+}
+
+impl Load {
+    fn run(&self) -> Result<Outcome, BenchError> {
+        match self {
+            Self::Echo(args) => echo::run(args),
+            Self::FanOut(args) => fan_out::run(args),
+            Self::Stream(args) => fan_out::run_stream(args),
+            Self::Idle(args) => idle::run(args),
+            Self::Connect(args) => idle::run_connect(args),
+        }
+    }
+
+    fn common(&self) -> &Common {
+        match self {
+            Self::Echo(args) => &args.common,
+            Self::FanOut(args) => &args.common,
+            Self::Stream(args) => &args.common,
+            Self::Idle(args) => &args.common,
+            Self::Connect(args) => &args.common,
         }
     }
 }
@@ -139,7 +160,8 @@ impl Common {
             set.set(cpu as usize);
             rustix::thread::sched_setaffinity(None, &set)?;
         }
-        Fleet::new(self.addr, request, checker, self.time_max)
+        let bounds = Bounds { time_max_seconds: self.time_max, stall_seconds: self.stall };
+        Fleet::new(self.addr, request, checker, bounds)
     }
 }
 

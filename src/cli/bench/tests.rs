@@ -1,0 +1,198 @@
+//! Whole loads against a stock WebSocket server on a thread: one that does right, and some that each do one thing wrong.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+
+use clap::Parser;
+use serde_json::Value;
+use tungstenite::{Message, WebSocket};
+
+use super::*;
+
+const SUBSCRIBERS: usize = 3;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    bench: BenchArgs,
+}
+
+/// What the server does to the publication with offset 4.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wrong {
+    Nothing,
+    Lose,
+    Repeat,
+    Swap,
+    Change,
+    Close,
+}
+
+#[track_caller]
+fn load(line: &str, address: SocketAddr) -> (Value, bool) {
+    let line = format!("bench {line} --addr {address} --stall 1");
+    let parsed = Line::try_parse_from(line.split(' ')).expect("good flags");
+    let outcome = parsed.bench.load.run().expect("a load");
+    (serde_json::from_str(&outcome.report.json()).expect("JSON"), outcome.sound)
+}
+
+/// Serves one fan-out: so many subscribers, then one publisher.
+fn channel_server(wrong: Wrong) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let server = thread::spawn(move || {
+        let mut subscribers: Vec<_> = (0..SUBSCRIBERS).map(|_| subscriber(&listener)).collect();
+        let (mut publisher, _) = listener.accept().expect("a publisher");
+        let mut received = Vec::new();
+        for offset in 1.. {
+            let Some(payload) = publication(&mut publisher, &mut received) else { return };
+            let body = format!("{{\"channel\":\"bench\",\"position\":\"E:{offset}\"}}");
+            let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            publisher.write_all(reply.as_bytes()).expect("a publisher");
+            deliver(&mut subscribers, wrong, offset, &payload);
+        }
+    });
+    (address, server)
+}
+
+fn subscriber(listener: &TcpListener) -> WebSocket<TcpStream> {
+    let mut socket = subscribed(listener);
+    socket.send(Message::Ping(b"hi"[..].into())).expect("a subscriber");
+    assert_eq!(socket.read().expect("a pong"), Message::Pong(b"hi"[..].into()));
+    socket
+}
+
+fn subscribed(listener: &TcpListener) -> WebSocket<TcpStream> {
+    let (stream, _) = listener.accept().expect("a subscriber");
+    let mut socket = tungstenite::accept(stream).expect("an upgrade");
+    let hello = r#"{"subscribed":{"channel":"bench","position":"E:0","recovered":true}}"#;
+    socket.send(Message::text(hello)).expect("a subscriber");
+    socket
+}
+
+/// The next publication's payload; `None` when the publisher has gone.
+fn publication(publisher: &mut TcpStream, received: &mut Vec<u8>) -> Option<String> {
+    loop {
+        let text = String::from_utf8_lossy(received).into_owned();
+        if let Some(head) = text.find("\r\n\r\n") {
+            let length = text[..head].split("Content-Length: ").nth(1)?.lines().next()?.parse::<usize>().ok()?;
+            if text.len() >= head + 4 + length {
+                received.drain(..head + 4 + length);
+                return Some(text[head + 4..head + 4 + length].to_owned());
+            }
+        }
+        let mut bytes = [0; 4096];
+        match publisher.read(&mut bytes) {
+            Ok(0) | Err(_) => return None,
+            Ok(count) => received.extend(&bytes[..count]),
+        }
+    }
+}
+
+fn deliver(subscribers: &mut [WebSocket<TcpStream>], wrong: Wrong, offset: u64, payload: &str) {
+    let item = |offset, payload: &str| format!("{{\"channel\":\"bench\",\"position\":\"E:{offset}\",\"data\":{payload}}}");
+    for (index, subscriber) in subscribers.iter_mut().enumerate() {
+        let mut items = vec![item(offset, payload)];
+        if (index, offset) == (1, 4) {
+            match wrong {
+                Wrong::Nothing => {}
+                Wrong::Lose | Wrong::Swap => items.clear(),
+                Wrong::Repeat => items.push(item(offset, payload)),
+                Wrong::Change => items = vec![item(offset, &payload.replace("\"fill\":\"", "\"fill\":\"~").replace("\"}", "}"))],
+                Wrong::Close => {
+                    _ = subscriber.close(None);
+                    items.clear();
+                }
+            }
+        } else if (index, offset, wrong) == (1, 5, Wrong::Swap) {
+            items.push(item(4, payload_of(3)));
+        }
+        items.into_iter().for_each(|item| _ = subscriber.send(Message::text(item)));
+    }
+}
+
+/// The payload of a publication by its number.
+fn payload_of(number: u64) -> &'static str {
+    let mut bytes = Vec::new();
+    payload::write(&mut bytes, number, 64);
+    String::from_utf8(bytes).expect("text").leak()
+}
+
+/// Seven publications, in flight together, to three subscribers.
+#[track_caller]
+fn check(wrong: Wrong, sound: bool, faults: [u64; 5]) {
+    let (address, server) = channel_server(wrong);
+    let line = "fan-out --subscribers 3 --publications 6 --warmup 1 --payload 64 --rate 1000 --api-key k";
+    let (report, is_sound) = load(line, address);
+    server.join().expect("no panic");
+    let got = ["lost", "repeated", "disordered", "corrupt", "closed_by_server"].map(|name| report[name].as_u64());
+    assert_eq!((got, is_sound), (faults.map(Some), sound), "{wrong:?}: {report}");
+}
+
+#[test]
+fn a_good_server_is_found_sound() {
+    check(Wrong::Nothing, true, [0; 5]);
+}
+
+#[test]
+fn one_wrong_delivery_of_twenty_one_is_found() {
+    check(Wrong::Lose, false, [1, 0, 0, 0, 0]);
+    check(Wrong::Repeat, false, [0, 1, 0, 0, 0]);
+    check(Wrong::Swap, false, [0, 0, 1, 0, 0]);
+    check(Wrong::Change, false, [1, 0, 0, 1, 0]);
+    check(Wrong::Close, false, [4, 0, 0, 0, 1]);
+}
+
+/// Echoes on four connections, and changes the hundredth message of each where it `lies`.
+fn echo_server(lies: bool) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let server = thread::spawn(move || {
+        let connections: Vec<_> = (0..4).map(|_| listener.accept().expect("a connection").0).collect();
+        let echoing = connections.into_iter().map(|stream| thread::spawn(move || echo(stream, lies)));
+        echoing.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().expect("no panic"));
+    });
+    (address, server)
+}
+
+fn echo(stream: TcpStream, lies: bool) {
+    let mut socket = tungstenite::accept(stream).expect("an upgrade");
+    for count in 0.. {
+        let Ok(Message::Text(text)) = socket.read() else { return };
+        let text = if lies && count == 99 { text.replace("fill", "full") } else { text.to_string() };
+        if socket.send(Message::text(text)).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn echoes_are_counted_and_compared() {
+    for lies in [false, true] {
+        let (address, server) = echo_server(lies);
+        let (report, sound) = load("echo --connections 4 --seconds 0", address);
+        server.join().expect("no panic");
+        assert_eq!((sound, report["lost"] == 0), (!lies, !lies), "{report}");
+        assert_eq!(report["closed_by_server"].as_u64().is_some_and(|closed| closed > 0), lies, "{report}");
+    }
+}
+
+#[test]
+fn connections_come_and_go() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let server = thread::spawn(move || (0..40).map(|_| subscribed(&listener)).collect::<Vec<_>>());
+    let (report, sound) = load("connect --connections 40 --hold 8 --window 4 --channel bench", address);
+    assert_eq!((report["connections"].as_u64(), sound), (Some(40), true), "{report}");
+    assert_eq!(server.join().expect("no panic").len(), 40);
+}
+
+#[test]
+fn flags_that_cannot_be_served_are_refused() {
+    for line in ["echo --payload 10", "stream --rate 0", "idle", "idle --pid 1 --from 5 --to 5", "echo --connections 100000000"] {
+        let parsed = Line::try_parse_from(format!("bench {line}").split(' ')).expect("good syntax");
+        let refused = matches!(parsed.bench.load.run(), Err(BenchError::Flag { .. } | BenchError::Descriptors { .. }));
+        assert!(refused, "{line}");
+    }
+}
