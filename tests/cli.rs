@@ -1,0 +1,220 @@
+//! The built binary as a user meets it: verbs, exit statuses, the lines it prints, signals.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before the test has failed.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The binary, without what the environment of the tests would tell it.
+fn ringmain(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringmain"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RINGMAIN_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments);
+    command
+}
+
+fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().expect("the binary runs")
+}
+
+#[track_caller]
+fn check(mut command: Command, status: i32, said: &str, complained: &str) {
+    let output = run(&mut command);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(status), "{out}\n{err}");
+    assert!(out.contains(said), "{said} is not in\n{out}");
+    assert!(err.contains(complained), "{complained} is not in\n{err}");
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(text.as_bytes()).expect("written");
+    file
+}
+
+#[test]
+fn verbs_are_explained_where_none_is_given() {
+    check(ringmain(&[]), 2, "", "Usage: ringmain <COMMAND>");
+    check(ringmain(&["--help"]), 0, "doctor", "");
+    check(ringmain(&["version"]), 0, &format!("ringmain {}\n", env!("CARGO_PKG_VERSION")), "");
+    check(ringmain(&["config", "default"]), 0, "[namespaces.default]", "");
+}
+
+#[test]
+fn a_configuration_is_checked() {
+    let good = file("[api]\nkey = 'abc'\n");
+    let path = good.path().to_str().expect("a path");
+    check(ringmain(&["check", "--config", path]), 0, &format!("the configuration is good ({path})"), "");
+    check(ringmain(&["check", "--config", path]), 0, "warning: api.key has only 3 characters", "");
+    let bad = file("[server]\nworkres = 2\n[websocket]\ndeflate = 'yes'\n");
+    let path = bad.path().to_str().expect("a path");
+    check(
+        ringmain(&["check", "--config", path]),
+        2,
+        "",
+        &format!("{path}:2:1: server.workres: unknown key; did you mean `workers`?"),
+    );
+    check(ringmain(&["check", "--config", path]), 2, "", &format!("{path}:4:11: websocket.deflate: "));
+    let mut by_environment = ringmain(&["check"]);
+    by_environment.env("RINGMAIN_CONFIG", path);
+    check(by_environment, 2, "", ":2:1: ");
+    check(ringmain(&["check", "--config", "/no/such/file"]), 2, "", "/no/such/file:1:1: cannot be read: ");
+    check(ringmain(&["serve", "--workers", "many"]), 2, "", "flag --workers: server.workers: \"many\" is not a whole number");
+}
+
+#[test]
+fn a_development_server_is_not_shown_to_everybody() {
+    check(ringmain(&["serve", "--listen", "0.0.0.0:0"]), 2, "", "--mode development");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child =
+        ringmain(&["config", "default"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    drop(child.stdout.take());
+    let mut complaint = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut complaint).expect("text");
+    assert_eq!((child.wait().expect("an end").code(), complaint.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn the_doctor_looks_at_everything() {
+    let output = run(&mut ringmain(&["doctor"]));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for what in ["kernel", "io_uring", "RLIMIT_NOFILE", "RLIMIT_MEMLOCK", "somaxconn", "fs.file-max", "to fix first"] {
+        assert!(text.contains(what), "{what} is not in\n{text}");
+    }
+    assert_eq!(output.status.code(), Some(i32::from(!text.contains(" 0 to fix first"))), "{text}");
+}
+
+// Running servers -----------------------------------------------------------------------------------------------------------
+
+/// Whether tests on a real ring are left out, and says so.
+fn without_ring(test: &str) -> bool {
+    let skip = std::env::var("RINGMAIN_TEST_SKIP").is_ok_and(|skip| skip.split(',').any(|part| part == "uring"));
+    if skip {
+        // Past the harness, which keeps what a passing test prints.
+        let _ = writeln!(std::io::stderr(), "skipped: {test}");
+    }
+    skip
+}
+
+/// A child process whose lines can be waited for; killed when it goes out of scope.
+struct Running {
+    child: Child,
+    out: Receiver<String>,
+    err: Receiver<String>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn start(mut command: Command) -> Running {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let (out, err) = (lines(child.stdout.take().expect("piped")), lines(child.stderr.take().expect("piped")));
+    Running { child, out, err }
+}
+
+/// Lines up to the first that contains the text.
+#[track_caller]
+fn until(lines: &Receiver<String>, text: &str) -> Vec<String> {
+    let end = Instant::now() + DEADLINE;
+    let mut seen = Vec::new();
+    while let Ok(line) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        seen.push(line);
+        if seen.last().is_some_and(|line| line.contains(text)) {
+            return seen;
+        }
+    }
+    panic!("no line with {text} in {seen:#?}");
+}
+
+fn signal(running: &Running, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_child(&running.child);
+    rustix::process::kill_process(pid, signal).expect("it is there");
+}
+
+fn end(running: &mut Running) -> ExitStatus {
+    // The end of its output is the end of the process, or as good as.
+    while running.out.recv_timeout(DEADLINE).is_ok() {}
+    running.child.wait().expect("an end")
+}
+
+/// What follows a word in the printed lines.
+fn printed<'a>(lines: &'a [String], word: &str) -> &'a str {
+    let line = lines.iter().find_map(|line| line.trim().strip_prefix(word));
+    line.unwrap_or_else(|| panic!("no {word} in {lines:#?}")).trim()
+}
+
+fn shell(line: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("exec {line}")]);
+    command
+}
+
+#[test]
+fn the_lines_to_paste_work() {
+    if without_ring("the_lines_to_paste_work") {
+        return;
+    }
+    let mut server = start(ringmain(&["serve", "--listen", "127.0.0.1:0", "--workers", "2"]));
+    let said = until(&server.out, "publish ");
+    for part in ["development mode", "2 workers", "kernel: io_uring", "open files: "] {
+        assert!(said.iter().any(|line| line.contains(part)), "{part} is not in {said:#?}");
+    }
+    let stream = start(shell(printed(&said, "event stream")));
+    until(&stream.out, "id: ");
+    let published = run(&mut shell(printed(&said, "publish")));
+    assert!(String::from_utf8_lossy(&published.stdout).contains("\"position\""), "{published:?}");
+    until(&stream.out, "data: {\"hello\":\"world\"}");
+    let polled = run(&mut shell(printed(&said, "poll")));
+    assert!(String::from_utf8_lossy(&polled.stdout).contains("\"data\":{\"hello\":\"world\"}"), "{polled:?}");
+    let page = run(Command::new("curl").args(["-sf", printed(&said, "playground")]));
+    assert!(String::from_utf8_lossy(&page.stdout).contains("<title>ringmain playground</title>"), "{page:?}");
+    let address = printed(&said, "listening on http://");
+    check(ringmain(&["serve", "--listen", address]), 1, "", &format!("{address} is already in use"));
+    signal(&server, rustix::process::Signal::TERM);
+    assert!(end(&mut server).success());
+}
+
+#[test]
+fn a_reload_says_what_it_has_done() {
+    if without_ring("a_reload_says_what_it_has_done") {
+        return;
+    }
+    let file = file("[server]\nlisten = ['127.0.0.1:0']\nworkers = 1\n");
+    let write = |text: &str| std::fs::write(file.path(), text).expect("written");
+    let mut server = start(ringmain(&["serve", "--config", file.path().to_str().expect("a path")]));
+    until(&server.err, "\"serving\"");
+    write("[server]\nlisten = ['127.0.0.1:0']\nworkers = 2\n[http]\nheaders_max = 7\n");
+    signal(&server, rustix::process::Signal::HUP);
+    let logged = until(&server.err, "configuration reloaded");
+    assert!(logged.iter().any(|line| line.contains("server.workers has changed and needs a restart")), "{logged:#?}");
+    assert!(logged.last().is_some_and(|line| line.contains("http.headers_max")), "{logged:#?}");
+    write("[http]\nheaders_max = 'x'\n");
+    signal(&server, rustix::process::Signal::HUP);
+    until(&server.err, "not reloaded: ");
+    signal(&server, rustix::process::Signal::TERM);
+    assert!(end(&mut server).success());
+}
