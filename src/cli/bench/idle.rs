@@ -15,6 +15,9 @@ use super::server::Memory;
 use super::session::{Doing, Transport};
 use super::{Common, Outcome, channel_path};
 
+/// Wait after the churn: the server has closings to finish.
+const CHURN_SETTLE_SECONDS: u64 = 3;
+
 #[derive(Args, Debug)]
 pub struct IdleArgs {
     #[command(flatten)]
@@ -31,8 +34,8 @@ pub struct IdleArgs {
     /// How many of those are open at a time.
     #[arg(long, default_value_t = 1000)]
     churn_hold: usize,
-    /// Seconds at each count before memory is read (pings are answered).
-    #[arg(long, default_value_t = 3)]
+    /// Seconds at each count before memory is read. The default sees a round of pings, which are answered.
+    #[arg(long, default_value_t = 30)]
     settle: u64,
     #[arg(long, default_value = "bench-idle")]
     channel: String,
@@ -71,13 +74,13 @@ pub fn run(args: &IdleArgs) -> Result<Outcome, BenchError> {
 
     let fresh = memory(args)?;
     fleet.churn(args.churn, args.common.window, args.churn_hold)?;
-    settle(&mut fleet, args)?;
+    settle(&mut fleet, CHURN_SETTLE_SECONDS)?;
     let churned = memory(args)?;
     fleet.open(args.from, args.common.window)?;
-    settle(&mut fleet, args)?;
+    settle(&mut fleet, args.settle)?;
     let low = memory(args)?;
     fleet.open(args.to, args.common.window)?;
-    settle(&mut fleet, args)?;
+    settle(&mut fleet, args.settle)?;
     let high = memory(args)?;
     Ok(idle_outcome(&fleet, args, [fresh, churned, low, high]))
 }
@@ -86,8 +89,8 @@ fn memory(args: &IdleArgs) -> Result<Memory, BenchError> {
     Ok(args.common.server().memory()?.unwrap_or_default())
 }
 
-fn settle(fleet: &mut Fleet, args: &IdleArgs) -> Result<(), BenchError> {
-    let until = fleet.clock.now().saturating_add(args.settle.saturating_mul(1_000_000_000));
+fn settle(fleet: &mut Fleet, seconds: u64) -> Result<(), BenchError> {
+    let until = fleet.clock.now().saturating_add(seconds.saturating_mul(1_000_000_000));
     while fleet.clock.now() < until {
         fleet.turn(until)?;
         fleet.say(|_| "waiting before memory is read".to_owned());
