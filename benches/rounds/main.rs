@@ -14,6 +14,10 @@ use clap::Parser;
 use contender::{Contender, Failure, Figures};
 use results::{Results, Series};
 
+/// Seconds before memory is read: before the first ping, and after a round of them. What pings leave free in the heap
+/// would otherwise hide what connections take, or their peak would not be seen at all; the worse slope counts.
+const IDLE_SETTLES: [&str; 2] = ["3", "30"];
+
 /// Measures ringmain against the floors on this machine.
 #[derive(Parser, Debug)]
 pub struct Flags {
@@ -72,14 +76,16 @@ fn measure(flags: &Flags) -> Result<Results, Failure> {
     let contenders: &[Contender] =
         if flags.floors_only { &Contender::FLOORS } else { &[Contender::Ringmain, Contender::Write, Contender::Uring] };
     let fan_out = fan_out(flags, contenders)?;
-    let mut results = Results { fan_out, stream: Vec::new(), idle: None };
+    let mut results = Results { fan_out, stream: Vec::new(), idle: Vec::new() };
     if !flags.floors_only {
         for round in 1..=flags.stream_rounds {
             eprintln!("stream {round}/{}", flags.stream_rounds);
             results.stream.push(contender::run(flags, Contender::Ringmain, &["stream"])?);
         }
-        eprintln!("idle");
-        results.idle = Some(contender::run(flags, Contender::Ringmain, &["idle"])?);
+        for settle in IDLE_SETTLES {
+            eprintln!("idle, read after {settle} s");
+            results.idle.push(contender::run(flags, Contender::Ringmain, &["idle", "--settle", settle])?);
+        }
     }
     Ok(results)
 }

@@ -37,7 +37,7 @@ impl Series {
 pub struct Results {
     pub fan_out: Vec<Series>,
     pub stream: Vec<Figures>,
-    pub idle: Option<Figures>,
+    pub idle: Vec<Figures>,
 }
 
 /// Some runs' figures.
@@ -96,10 +96,12 @@ impl Results {
     }
 
     fn bars(&self) -> Vec<Bar> {
-        let Some(idle) = &self.idle else { return Vec::new() };
+        if self.idle.is_empty() {
+            return Vec::new();
+        }
         let ratio = self.median(Contender::Ringmain, CPU) / self.median(Contender::Uring, CPU);
         let stream = Spread::of(self.stream.iter().map(|run| run.number("deliveries_per_second")).collect()).median;
-        let bytes = idle.number("bytes_per_connection");
+        let bytes = Spread::of(self.idle.iter().map(|run| run.number("bytes_per_connection")).collect()).max;
         let at_most = |what, most: f64, got: f64| Bar { what, bar: format!("≤ {most}"), got, met: got <= most };
         vec![
             at_most("fan-out, CPU against the bare io_uring loop", FAN_OUT_RATIO_MAX, ratio),
@@ -176,12 +178,13 @@ impl Results {
                 p99.median / 1e3
             );
         }
-        if let Some(idle) = &self.idle {
+        for idle in &self.idle {
             _ = writeln!(
                 text,
-                "\nIdle: {:.0} B for each subscribed WebSocket; resident {:.0} KiB at start, {:.0} KiB after the churn, \
+                "\nIdle: {:.0} B for each subscribed WebSocket as a slope, {:.0} B all in; resident {:.0} KiB at start, {:.0} KiB after the churn, \
                  {:.0} KiB at the first count, {:.0} KiB at the second.",
                 idle.number("bytes_per_connection"),
+                idle.number("all_in_bytes_per_connection"),
                 idle.number("resident_kib_at_start"),
                 idle.number("resident_kib_after_churn"),
                 idle.number("resident_kib_from"),
@@ -209,7 +212,7 @@ impl Results {
             "valid": self.is_valid(),
             "fan_out": Value::Object(fan_out.collect()),
             "stream": values(&self.stream),
-            "idle": self.idle.as_ref().map(|run| run.0.clone()),
+            "idle": values(&self.idle),
         })
     }
 }

@@ -108,6 +108,8 @@ fn idle_outcome(fleet: &Fleet, args: &IdleArgs, [fresh, churned, low, high]: [Me
     report.add("own_channels", args.own_channels);
     report.real("bytes_per_connection", slope(low.resident, high.resident));
     report.real("anonymous_bytes_per_connection", slope(low.anonymous, high.anonymous));
+    // A slope can hide in heap that the churn or the pings left free; this cannot.
+    report.real("all_in_bytes_per_connection", (high.resident as f64 - fresh.resident as f64) / args.to as f64);
     report.add("resident_kib_at_start", fresh.resident / 1024);
     report.add("resident_kib_after_churn", churned.resident / 1024);
     report.add("resident_kib_from", low.resident / 1024);
