@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -13,9 +13,24 @@ const UNSENT_BYTES_MAX: u32 = 16 << 10;
 /// Time without an acknowledgement after which a peer is dead.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a port may stay taken by a process that has just been killed: the kernel takes a ring and its sockets apart some
+/// time after the process has gone.
+const PREDECESSOR_WAIT: Duration = Duration::from_secs(1);
+const PREDECESSOR_STEP: Duration = Duration::from_millis(20);
+
 /// Binds without `SO_REUSEPORT`, which fails if anybody listens there already. With it, two processes would share the port, and
 /// publications would land in one while subscribers sit in the other.
 pub fn probe(address: SocketAddr) -> io::Result<()> {
+    let end = Instant::now() + PREDECESSOR_WAIT;
+    loop {
+        match probe_once(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => std::thread::sleep(PREDECESSOR_STEP),
+            result => return result,
+        }
+    }
+}
+
+fn probe_once(address: SocketAddr) -> io::Result<()> {
     let socket = stream_socket(address)?;
     socket.bind(&address.into())?;
     socket.listen(1)

@@ -14,8 +14,9 @@ use crate::hub::local::NO_SUBSCRIPTION;
 /// Bytes of replies, pings and closes that may wait on one connection: a peer that asks and never reads is cut off there.
 const REPLY_BYTES_MAX: usize = 1 << 20;
 const NO_QUEUE: u32 = u32::MAX;
-/// Empty queues kept with their memory.
-const SPARE_FRAMES_MAX: usize = 16;
+/// Empty queues kept with their memory, and the frames each has room for.
+const SPARE_QUEUES_MAX: usize = 2048;
+const SPARE_FRAMES_MAX: usize = 4;
 
 /// One connection.
 #[derive(Debug)]
@@ -327,7 +328,10 @@ impl Connections {
         let index = std::mem::replace(&mut cell.queue, NO_QUEUE);
         let Some(queue) = self.queues.get_mut(index as usize) else { return };
         self.queued_bytes -= queue.bytes();
-        queue.reset(SPARE_FRAMES_MAX);
+        // A burst to everybody must not leave everybody's queue behind.
+        queue.reset(if self.free_queues.len() < SPARE_QUEUES_MAX { SPARE_FRAMES_MAX } else { 0 });
         self.free_queues.push(index);
     }
 }
+
+const _: () = assert!(size_of::<Cell>() <= 72, "an idle connection is a small cell");

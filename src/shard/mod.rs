@@ -65,6 +65,8 @@ pub struct Shard {
     catching_up: Vec<Key>,
     aftermath: fanout::Aftermath,
     upstreams: upstream::Upstreams,
+    /// Connections that became writable: their counterparts are read again when all that waited has been taken.
+    resuming: Vec<ConnId>,
     draining: Option<operate::Drain>,
     deflater: Deflater,
     scratch: Scratch,
@@ -101,6 +103,7 @@ impl Shard {
             catching_up: Vec::new(),
             aftermath: fanout::Aftermath::default(),
             upstreams: upstream::Upstreams::new(&options.proxy),
+            resuming: Vec::new(),
             draining: None,
             deflater: Deflater::default(),
             scratch: Scratch::default(),
@@ -161,7 +164,7 @@ impl Shard {
     /// When [`Shard::handle_timeout`], [`Shard::fan_out`] or [`Shard::flush`] next has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Nanos> {
-        if self.connections.has_ended() || !self.catching_up.is_empty() || self.outbox.holds(self.id) {
+        if self.connections.has_ended() || !self.catching_up.is_empty() || !self.resuming.is_empty() || self.outbox.holds(self.id) {
             return Some(Nanos(0));
         }
         [self.timers.next(), self.local.next_deadline(), self.drain_deadline(), Some(self.next_sweep)].into_iter().flatten().min()
@@ -169,6 +172,7 @@ impl Shard {
 
     /// Moves what is queued for connections that changed since the last flush into `Output::Send`s, at most one each.
     pub fn flush(&mut self) {
+        self.resume_counterparts();
         self.metrics.sends += self.connections.flush() as u64;
         self.ask_for_pages();
     }
@@ -288,7 +292,7 @@ impl Shard {
     fn writable(&mut self, conn: ConnId) {
         self.connections.writable(conn);
         self.catch_up_again(conn);
-        self.hold_back(conn, false);
+        self.resuming.push(conn);
     }
 
     fn gone(&mut self, conn: ConnId, cause: GoneCause) {
@@ -318,6 +322,7 @@ impl Shard {
     fn let_go(&mut self, conn: ConnId) {
         self.leave_all(conn);
         self.release_exchange(conn, self.now);
+        self.release_upstream(conn, self.now);
         self.timers.clear(conn.slot);
     }
 

@@ -40,7 +40,8 @@ pub struct Exchanging {
 enum Link {
     /// Every connection is in use.
     Waiting,
-    Connecting,
+    /// By this token.
+    Connecting(u32),
     Open {
         conn: ConnId,
         server: ServerId,
@@ -56,6 +57,8 @@ pub struct UpstreamConn {
     server: ServerId,
     /// Whom it serves; nobody while it is idle in its pool.
     downstream: Option<ConnId>,
+    /// The pool has it no more: its end is nobody's business.
+    retired: bool,
 }
 
 /// A connection being opened.
@@ -130,7 +133,7 @@ impl Shard {
             Acquire::Connect { server, address } => {
                 let key = self.upstreams.connecting.insert(Connecting { upstream, server, downstream: conn, address });
                 self.connections.output(Output::Connect { token: key.index, address });
-                self.set_link(conn, Link::Connecting);
+                self.set_link(conn, Link::Connecting(key.index));
                 self.timers.set(conn.slot, now.monotonic + connect_timeout);
             }
             Acquire::Wait => {
@@ -145,8 +148,9 @@ impl Shard {
     pub(super) fn upstream_connected(&mut self, up: ConnId, token: u32, now: Now) {
         let Some(Connecting { upstream, server, downstream, address }) = self.take_connecting(token) else { return };
         self.upstreams.pools[upstream].connected();
-        let wanted = self.link_of(downstream) == Some(Link::Connecting);
-        let stage = Stage::Upstream(Box::new(UpstreamConn { upstream, server, downstream: wanted.then_some(downstream) }));
+        let wanted = self.link_of(downstream) == Some(Link::Connecting(token));
+        let stage =
+            Stage::Upstream(Box::new(UpstreamConn { upstream, server, downstream: wanted.then_some(downstream), retired: false }));
         self.connections.open(up, ListenerId::Public, address, stage);
         if wanted {
             self.open_link(downstream, Link::Open { conn: up, server, reused: false }, now);
@@ -161,7 +165,7 @@ impl Shard {
         let Some(Connecting { upstream, downstream, .. }) = self.take_connecting(token) else { return };
         let turn = self.upstreams.pools[upstream].connect_failed();
         self.take_turn(upstream, turn, now);
-        if self.link_of(downstream) == Some(Link::Connecting) {
+        if self.link_of(downstream) == Some(Link::Connecting(token)) {
             let error = match cause {
                 ConnectCause::Refused => ProxyError::ConnectRefused,
                 ConnectCause::Unreachable => ProxyError::ConnectUnreachable,
@@ -202,7 +206,7 @@ impl Shard {
         let mut out = Vec::new();
         match exchanging.exchange.request_bytes(bytes, &mut out) {
             Ok(step) => {
-                let upstream = exchanging.exchange.is_tunnel().then_some(exchanging.upstream);
+                let (upstream, tunnel) = (exchanging.upstream, exchanging.exchange.is_tunnel());
                 let rest = &bytes[step.consumed..];
                 exchanging.carry.extend_from_slice(rest);
                 if !rest.is_empty() {
@@ -212,8 +216,12 @@ impl Shard {
                 if !out.is_empty() {
                     self.say(up, out);
                 }
-                if let Some(upstream) = upstream {
+                if tunnel {
                     self.touch(conn, upstream, now);
+                } else {
+                    // The response is waited for from the last byte of the request on.
+                    let timeout = self.upstream_time(upstream, |upstream| upstream.response_timeout);
+                    self.timers.set(conn.slot, now.monotonic + timeout);
                 }
             }
             Err(error) => {
@@ -229,7 +237,6 @@ impl Shard {
     pub(super) fn upstream_bytes(&mut self, up: ConnId, bytes: &[u8], now: Now) -> usize {
         let Some(conn) = self.served_by(up) else {
             // An idle connection has nothing to say: what it sends answers no request.
-            self.upstream_closed(up, now);
             self.abort(up);
             return bytes.len();
         };
@@ -259,7 +266,6 @@ impl Shard {
     /// An upstream will send nothing more.
     pub(super) fn upstream_eof(&mut self, up: ConnId, now: Now) {
         let Some(conn) = self.served_by(up) else {
-            self.upstream_closed(up, now);
             return self.end(up, now);
         };
         let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
@@ -283,11 +289,25 @@ impl Shard {
         }
     }
 
-    /// A socket is dead; if it is an upstream's, its exchange fails. The shell is closing it.
+    /// An upstream's socket is dead, and the shell is closing it: its exchange fails.
     pub(super) fn upstream_gone(&mut self, up: ConnId, now: Now) {
-        match self.served_by(up) {
-            Some(conn) => self.exchange_failed(conn, ProxyError::ClosedEarly, now),
-            None => self.upstream_closed(up, now),
+        let Some(conn) = self.served_by(up) else { return };
+        self.retire(up);
+        self.connections.vacate(up);
+        self.exchange_failed(conn, ProxyError::ClosedEarly, now);
+    }
+
+    /// A connection to an upstream is going: its pool gets the place back, and whom it served is told.
+    pub(super) fn release_upstream(&mut self, up: ConnId, now: Now) {
+        let Some(Stage::Upstream(going)) = self.connections.get_mut(up).map(|cell| &mut cell.stage) else { return };
+        if std::mem::replace(&mut going.retired, true) {
+            return;
+        }
+        let (upstream, server, served) = (going.upstream, going.server, going.downstream.take());
+        self.give_up_place(upstream, server, up, now);
+        if let Some(conn) = served {
+            self.set_link(conn, Link::Waiting);
+            self.exchange_failed(conn, ProxyError::ClosedEarly, now);
         }
     }
 
@@ -296,7 +316,7 @@ impl Shard {
         let Some(Stage::Exchange(exchanging)) = self.connections.get(conn).map(|cell| &cell.stage) else { return };
         let error = match exchanging.link {
             Link::Waiting => ProxyError::WaitTimedOut,
-            Link::Connecting => ProxyError::ConnectTimedOut,
+            Link::Connecting(_) => ProxyError::ConnectTimedOut,
             Link::Open { .. } if exchanging.exchange.response_is_begun() => ProxyError::BodyTimedOut,
             Link::Open { .. } => ProxyError::ResponseTimedOut,
         };
@@ -308,7 +328,7 @@ impl Shard {
         let counterpart = match self.connections.get(conn).map(|cell| &cell.stage) {
             Some(Stage::Exchange(exchanging)) => match exchanging.link {
                 Link::Open { conn: up, .. } => Some(up),
-                Link::Waiting | Link::Connecting => None,
+                Link::Waiting | Link::Connecting(_) => None,
             },
             Some(Stage::Upstream(up)) => up.downstream,
             _ => None,
@@ -316,6 +336,21 @@ impl Shard {
         if let Some(conn) = counterpart {
             self.connections.output(Output::PauseReading { conn, paused });
         }
+    }
+
+    /// Reads the other side again of those who have taken all that waited for them. Sooner, and a slow reader's queue would grow
+    /// by what a fast writer sends in the time of each small step.
+    pub(super) fn resume_counterparts(&mut self) {
+        let mut resuming = std::mem::take(&mut self.resuming);
+        resuming.retain(|&conn| {
+            let flushed = self.connections.is_flushed(conn.slot);
+            if flushed {
+                self.hold_back(conn, false);
+            }
+            // A blocked one becomes writable again and comes back here.
+            !flushed && !self.connections.blocked(conn.slot) && self.connections.get(conn).is_some()
+        });
+        self.resuming = resuming;
     }
 
     /// The client's connection is going: frees what its exchange holds.
@@ -329,7 +364,7 @@ impl Shard {
                 }
             }
             // The connection goes to somebody else when it opens.
-            Link::Connecting => {}
+            Link::Connecting(_) => {}
             Link::Open { .. } => self.drop_upstream(conn, now),
         }
     }
@@ -344,7 +379,8 @@ impl Shard {
             if ended.upstream_reusable {
                 self.put_back(up, upstream, server, now);
             } else {
-                self.upstream_closed(up, now);
+                self.retire(up);
+                self.give_up_place(upstream, server, up, now);
                 self.end(up, now);
             }
         }
@@ -365,7 +401,7 @@ impl Shard {
         match (failure, link) {
             (Failure::Retry, Link::Open { conn: up, server, .. }) => {
                 let acquired = self.upstreams.pools[upstream].replace(server);
-                self.detach(up);
+                self.retire(up);
                 self.abort(up);
                 match acquired {
                     Some(acquired) => self.acquired(conn, upstream, acquired, now),
@@ -394,34 +430,41 @@ impl Shard {
                 self.timers.set(up.slot, now.monotonic + timeout);
             }
             PutBack::Handed(turn) => self.acquired(turn.waiter, upstream, turn.acquired, now),
-            PutBack::Close => self.end(up, now),
+            PutBack::Close => {
+                self.retire(up);
+                self.end(up, now);
+            }
         }
     }
 
     /// An idle connection has been idle for long enough.
     pub(super) fn upstream_expired(&mut self, up: ConnId, now: Now) {
         if self.served_by(up).is_none() {
-            self.upstream_closed(up, now);
             self.end(up, now);
         }
     }
 
     /// Closes the upstream side of an exchange.
     fn drop_upstream(&mut self, conn: ConnId, now: Now) {
-        if let Some(Link::Open { conn: up, .. }) = self.link_of(conn) {
-            self.set_link(conn, Link::Waiting);
-            self.upstream_closed(up, now);
-            self.detach(up);
-            self.abort(up);
-        }
+        let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
+        let Link::Open { conn: up, server, .. } = std::mem::replace(&mut exchanging.link, Link::Waiting) else { return };
+        let upstream = exchanging.upstream;
+        self.retire(up);
+        self.give_up_place(upstream, server, up, now);
+        self.abort(up);
     }
 
     /// Tells the pool that a connection is closed, which may give a place to a waiting request.
-    fn upstream_closed(&mut self, up: ConnId, now: Now) {
-        let Some(Stage::Upstream(closed)) = self.connections.get(up).map(|cell| &cell.stage) else { return };
-        let (upstream, server) = (closed.upstream, closed.server);
+    fn give_up_place(&mut self, upstream: usize, server: ServerId, up: ConnId, now: Now) {
         let turn = self.upstreams.pools[upstream].closed(server, up);
         self.take_turn(upstream, turn, now);
+    }
+
+    /// The pool has been told of the connection's end, or need not be.
+    fn retire(&mut self, up: ConnId) {
+        if let Some(Stage::Upstream(conn)) = self.connections.get_mut(up).map(|cell| &mut cell.stage) {
+            (conn.retired, conn.downstream) = (true, None);
+        }
     }
 
     fn take_turn(&mut self, upstream: usize, turn: Option<Turn>, now: Now) {

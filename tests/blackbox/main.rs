@@ -1,0 +1,9 @@
+//! The built binary, from outside: real sockets, stock clients, real servers behind it.
+
+mod browser;
+mod http;
+mod operate;
+mod proxy;
+mod scale;
+mod support;
+mod transports;

@@ -1,0 +1,70 @@
+//! Many connections, many workers, few rights.
+
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use tungstenite::{Message, WebSocket};
+
+use crate::support::{KEY, Server};
+
+fn subscribe(server: &Server, count: usize) -> Vec<WebSocket<TcpStream>> {
+    (0..count)
+        .map(|_| {
+            let mut socket = server.websocket("/channels/news");
+            socket.read().expect("subscribed");
+            socket
+        })
+        .collect()
+}
+
+#[track_caller]
+fn broadcast_reaches(server: &Server, sockets: &mut [WebSocket<TcpStream>]) {
+    for round in 0..3 {
+        server.publish("news", &format!("{{\"round\":{round}}}"));
+    }
+    for socket in sockets {
+        for round in 0..3 {
+            match socket.read().expect("a publication") {
+                Message::Text(text) => assert!(text.ends_with(&format!("\"data\":{{\"round\":{round}}}}}")), "{text}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn one_worker_two_workers_and_more_than_cores_serve_one_port() {
+    for workers in ["1", "2", "54"] {
+        let server = Server::start_with(&["--listen", "127.0.0.1:0", "--workers", workers], &[]);
+        let mut sockets = subscribe(&server, 150);
+        broadcast_reaches(&server, &mut sockets);
+    }
+}
+
+#[test]
+fn nine_thousand_subscribers_get_everything_once() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let _ =
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit });
+    let server = Server::start(&[]);
+    let mut sockets = subscribe(&server, 9000);
+    broadcast_reaches(&server, &mut sockets);
+}
+
+#[test]
+fn an_ordinary_user_with_little_locked_memory_starts_many_workers() {
+    assert!(rustix::process::getuid().is_root(), "becoming another user needs root: run the tests as root");
+    let home = tempfile::tempdir().expect("a directory");
+    let binary = home.path().join("ringmain");
+    std::fs::copy(env!("CARGO_BIN_EXE_ringmain"), &binary).expect("copied");
+    for path in [home.path(), &binary] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("readable");
+    }
+    let mut command = Command::new("prlimit");
+    command.arg("--memlock=8388608:8388608").arg(&binary).args(["serve", "--listen", "127.0.0.1:0", "--workers", "51"]);
+    command.env("RINGMAIN_API__KEY", KEY).uid(65534).gid(65534);
+    let server = Server::spawn(command);
+    let mut sockets = subscribe(&server, 60);
+    broadcast_reaches(&server, &mut sockets);
+}

@@ -1,0 +1,209 @@
+//! A server of its own for each test, and raw sockets to talk to it. Everything waits for a condition with a deadline.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+pub const KEY: &str = "test-key";
+/// How long anything that should happen may take.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// A running `ringmain serve`, ended by its own pid when dropped.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// A development server with these settings of the environment.
+    pub fn start(environment: &[(&str, &str)]) -> Self {
+        Self::start_with(&["--listen", "127.0.0.1:0", "--workers", "2"], environment)
+    }
+
+    pub fn start_with(flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringmain"));
+        command.arg("serve").args(flags).env("RINGMAIN_API__KEY", KEY).envs(environment.iter().copied());
+        Self::spawn(command)
+    }
+
+    /// Starts a prepared command and waits until it says where it listens.
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let (tell, told) = mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().expect("its output"));
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if let Some(address) =
+                    line.strip_prefix("listening on http://").and_then(|text| text.split_whitespace().next()?.parse().ok())
+                {
+                    let _ = tell.send(address);
+                }
+            }
+        });
+        match told.recv_timeout(SOON) {
+            Ok(address) => Self { child, address },
+            Err(_) => {
+                let _ = child.kill();
+                let mut error = String::new();
+                let _ = child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut error));
+                panic!("the server does not listen: {error}");
+            }
+        }
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("the server runs");
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        wait_for("the server's end", || self.child.try_wait().expect("a child"))
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// One request on a connection of its own, read to its end.
+    pub fn ask(&self, request: &str) -> Answer {
+        let mut client = self.connect();
+        client.send(request);
+        client.answer()
+    }
+
+    pub fn get(&self, target: &str) -> Answer {
+        self.ask(&format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"))
+    }
+
+    pub fn post(&self, target: &str, headers: &str, body: &str) -> Answer {
+        let length = body.len();
+        self.ask(&format!("POST {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-API-Key: {KEY}\r\n{headers}Content-Length: {length}\r\n\r\n{body}"))
+    }
+
+    /// Publishes to a channel and returns the position.
+    pub fn publish(&self, channel: &str, body: &str) -> String {
+        let answer = self.post(&format!("/channels/{channel}"), "", body);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()["position"].as_str().expect("a position").to_owned()
+    }
+
+    pub fn websocket(&self, target: &str) -> tungstenite::WebSocket<TcpStream> {
+        let stream = TcpStream::connect(self.address).expect("a connection");
+        stream.set_read_timeout(Some(SOON)).expect("a timeout");
+        tungstenite::client(format!("ws://{}{target}", self.address), stream).expect("a handshake").0
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A raw connection.
+pub struct Client {
+    stream: TcpStream,
+    wire: Vec<u8>,
+}
+
+/// One HTTP response.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head
+            .lines()
+            .find_map(|line| line.split_once(": ").filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value))
+    }
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("a connection");
+        stream.set_read_timeout(Some(SOON)).expect("a timeout");
+        Self { stream, wire: Vec::new() }
+    }
+
+    pub fn send(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).expect("the server reads");
+    }
+
+    /// Reads until the text has come; returns everything up to its end.
+    pub fn read_until(&mut self, wanted: &str) -> String {
+        loop {
+            if let Some(at) = self.wire.windows(wanted.len()).position(|window| window == wanted.as_bytes()) {
+                return String::from_utf8_lossy(&self.wire.drain(..at + wanted.len()).collect::<Vec<u8>>()).into_owned();
+            }
+            assert!(self.fill() > 0, "closed before {wanted:?}: {:?}", String::from_utf8_lossy(&self.wire));
+        }
+    }
+
+    /// Reads so many bytes.
+    pub fn read_bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.wire.len() < count {
+            assert!(self.fill() > 0, "closed before {count} bytes");
+        }
+        self.wire.drain(..count).collect()
+    }
+
+    /// Whether the server closes the connection, whatever it says before.
+    pub fn closes(&mut self) -> String {
+        while self.fill() > 0 {}
+        String::from_utf8_lossy(&self.wire).into_owned()
+    }
+
+    pub fn answer(&mut self) -> Answer {
+        let head = self.read_until("\r\n\r\n");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse::<usize>().ok());
+        let length = if status == 304 || status == 204 { 0 } else { length.unwrap_or(0) };
+        while self.wire.len() < length && self.fill() > 0 {}
+        let body = String::from_utf8_lossy(&self.wire.drain(..length.min(self.wire.len())).collect::<Vec<u8>>()).into_owned();
+        Answer { status, head, body }
+    }
+
+    fn fill(&mut self) -> usize {
+        let mut buffer = [0; 16 << 10];
+        let read = self.stream.read(&mut buffer).unwrap_or_else(|error| match error.kind() {
+            std::io::ErrorKind::ConnectionReset => 0,
+            _ => panic!("nothing came in time: {error}, after {:?}", String::from_utf8_lossy(&self.wire)),
+        });
+        self.wire.extend_from_slice(&buffer[..read]);
+        read
+    }
+}
+
+/// Asks again until there is an answer, or the time is up.
+pub fn wait_for<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + SOON + SOON;
+    loop {
+        if let Some(answer) = answer() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "{what} did not come in time");
+        std::thread::yield_now();
+    }
+}
+
+/// Whether `RINGMAIN_TEST_SKIP` says that tests may do without a tool; says so in a line that the summary counts.
+pub fn skipped(tool: &str, test: &str) -> bool {
+    let skip = std::env::var("RINGMAIN_TEST_SKIP").is_ok_and(|list| list.split(',').any(|item| item == tool));
+    if skip {
+        // Not `eprintln!`, which the test harness keeps to itself.
+        let _ = writeln!(std::io::stderr(), "skipped: {test} (needs {tool})");
+    }
+    skip
+}
