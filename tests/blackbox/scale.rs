@@ -43,13 +43,18 @@ fn one_worker_two_workers_and_more_than_cores_serve_one_port() {
 }
 
 #[test]
-fn nine_thousand_subscribers_get_everything_once() {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let _ =
-        rustix::process::setrlimit(rustix::process::Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit });
+fn nineteen_thousand_subscribers_get_everything_once() {
     let server = Server::start(&[]);
-    let mut sockets = subscribe(&server, 9000);
-    broadcast_reaches(&server, &mut sockets);
+    // The load generator checks each frame's channel, offset and content, and counts what is lost or repeated.
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_ringmain"));
+    bench.args(["bench", "fan-out", "--json", "--subscribers", "19000", "--publications", "5", "--warmup", "1"]);
+    let output = bench.args(["--addr", &server.address.to_string(), "--api-key", KEY]).output().expect("the load generator runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap_or_else(|error| {
+        panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    });
+    assert!(output.status.success(), "{line}");
+    assert_eq!((&line["deliveries"], &line["lost"], &line["repeated"]), (&(19_000 * 5).into(), &0.into(), &0.into()), "{line}");
 }
 
 #[test]

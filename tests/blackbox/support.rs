@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 pub const KEY: &str = "test-key";
 /// How long anything that should happen may take.
 pub const SOON: Duration = Duration::from_secs(10);
+/// How often [`wait_for`] looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A running `ringmain serve`, ended by its own pid when dropped.
 pub struct Server {
@@ -33,6 +35,13 @@ impl Server {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let (tell, told) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().expect("its output"));
+        let mut stderr = child.stderr.take().expect("its log");
+        // A full pipe would stop the server.
+        let log = std::thread::spawn(move || {
+            let mut log = String::new();
+            let _ = stderr.read_to_string(&mut log);
+            log
+        });
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
                 if let Some(address) =
@@ -46,9 +55,7 @@ impl Server {
             Ok(address) => Self { child, address },
             Err(_) => {
                 let _ = child.kill();
-                let mut error = String::new();
-                let _ = child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut error));
-                panic!("the server does not listen: {error}");
+                panic!("the server does not listen: {}", log.join().unwrap_or_default());
             }
         }
     }
@@ -194,7 +201,7 @@ pub fn wait_for<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
             return answer;
         }
         assert!(Instant::now() < end, "{what} did not come in time");
-        std::thread::yield_now();
+        std::thread::park_timeout(LOOK_AGAIN);
     }
 }
 
