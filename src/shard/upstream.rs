@@ -214,7 +214,7 @@ impl Shard {
                     self.connections.output(Output::PauseReading { conn, paused: true });
                 }
                 if !out.is_empty() {
-                    self.say(up, out);
+                    self.pass(conn, up, out);
                 }
                 if tunnel {
                     self.touch(conn, upstream, now);
@@ -248,7 +248,7 @@ impl Shard {
         let mut out = Vec::new();
         let step = exchanging.exchange.response_bytes(bytes, &options.http, &mut out);
         if !out.is_empty() {
-            self.say(conn, out);
+            self.pass(up, conn, out);
         }
         match step.map(|step| step.state) {
             Ok(ResponseState::Waiting) => {}
@@ -261,6 +261,14 @@ impl Shard {
             Err(error) => self.exchange_failed(conn, error, now),
         }
         bytes.len()
+    }
+
+    /// Queues bytes of one side for the other. One that is behind already, perhaps with an earlier response, holds the writer back.
+    fn pass(&mut self, from: ConnId, to: ConnId, bytes: Vec<u8>) {
+        self.say(to, bytes);
+        if self.connections.blocked(to.slot) {
+            self.connections.output(Output::PauseReading { conn: from, paused: true });
+        }
     }
 
     /// An upstream will send nothing more.
@@ -424,6 +432,8 @@ impl Shard {
     /// Gives a connection whose exchange ended well to the next request, or to its pool.
     fn put_back(&mut self, up: ConnId, upstream: usize, server: ServerId, now: Now) {
         self.detach(up);
+        // It may have been held back for the client it served; unread, its end would go unnoticed.
+        self.connections.output(Output::PauseReading { conn: up, paused: false });
         match self.upstreams.pools[upstream].put_back(server, up) {
             PutBack::Kept => {
                 let timeout = self.upstream_time(upstream, |upstream| upstream.idle_timeout);

@@ -75,6 +75,27 @@ fn what_no_door_takes_reaches_the_backend() {
 }
 
 #[test]
+fn answers_asked_for_in_a_row_arrive_whole_however_slowly_they_are_read() {
+    if skipped("nginx", "answers_asked_for_in_a_row_arrive_whole_however_slowly_they_are_read") {
+        return;
+    }
+    let nginx = Nginx::start();
+    let (server, _config) = behind(nginx.port);
+    // Around what the sockets hold, so that answers also end while their reader is behind.
+    for size in (1..=24).map(|step| step * 333_333) {
+        let content: Vec<u8> = (0..size).map(|at: u32| (at % 251) as u8).collect();
+        std::fs::write(nginx.home.path().join("file"), &content).unwrap();
+        let mut client = server.connect();
+        (0..3).for_each(|_| client.send("GET /file HTTP/1.1\r\nHost: h\r\n\r\n"));
+        wait_for("a full queue", || server.metric("ringmain_send_queue_bytes").filter(|&bytes| bytes > 0 || size < 4_000_000));
+        for _ in 0..3 {
+            client.read_until("\r\n\r\n");
+            assert!(client.read_bytes(content.len()) == content, "{size} bytes");
+        }
+    }
+}
+
+#[test]
 fn a_raw_websocket_passes_through() {
     let backend = Server::start(&[("RINGMAIN_ECHO__ENABLED", "true")]);
     let (server, _config) = behind(backend.address.port());

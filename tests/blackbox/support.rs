@@ -97,6 +97,12 @@ impl Server {
         answer.json()["position"].as_str().expect("a position").to_owned()
     }
 
+    /// What a metric without labels says now.
+    pub fn metric(&self, name: &str) -> Option<u64> {
+        let text = self.ask(&format!("GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-API-Key: {KEY}\r\n\r\n")).body;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
     pub fn websocket(&self, target: &str) -> tungstenite::WebSocket<TcpStream> {
         let stream = TcpStream::connect(self.address).expect("a connection");
         stream.set_read_timeout(Some(SOON)).expect("a timeout");
