@@ -27,7 +27,7 @@ mod websocket;
 
 pub use fanout::FanOut;
 pub use io::{CloseHow, ConnectCause, GoneCause, Input, ListenerId, Output};
-pub use options::{Options, ServerOptions};
+pub use options::{Options, ServerOptions, SpillOptions};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -98,7 +98,7 @@ impl Shard {
             audiences: Audiences::default(),
             home: Home::new(random.bits()),
             local: Local::default(),
-            outbox: Outbox::new(shards),
+            outbox: Outbox::new(shards, options.spill),
             timers: Wheel::default(),
             catching_up: Vec::new(),
             aftermath: fanout::Aftermath::default(),
@@ -199,9 +199,22 @@ impl Shard {
         !self.outbox.is_empty()
     }
 
+    /// Bytes that wait here for a worker whose mailbox is full.
+    #[must_use]
+    pub fn spilled_bytes(&self, to: ShardId) -> usize {
+        self.outbox.bytes(to)
+    }
+
+    /// Publications to other workers that were given up, since the start, because too much waited for them.
+    #[must_use]
+    pub const fn spill_collapsed(&self) -> u64 {
+        self.outbox.collapsed
+    }
+
     /// Replaces the configuration. Open connections keep what they were opened with; limits and policies apply from now on.
     pub fn reload(&mut self, options: Arc<Options>) {
         self.origins = Origins::new(&options.http.allowed_origins);
+        self.outbox.bounds = options.spill;
         self.options = self.upstreams.reload(&self.options, options);
     }
 

@@ -13,6 +13,22 @@ pub struct Options {
     pub transport: crate::transport::Options,
     pub hub: crate::hub::Options,
     pub proxy: crate::proxy::Options,
+    pub spill: SpillOptions,
+}
+
+/// How much may wait in this worker for another one whose mailbox is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpillOptions {
+    /// Waiting bytes above which no new publishing is accepted towards the worker.
+    pub publish_bytes_max: usize,
+    /// Waiting bytes above which deliveries collapse to gaps.
+    pub delivery_bytes_max: usize,
+}
+
+impl Default for SpillOptions {
+    fn default() -> Self {
+        Self { publish_bytes_max: 4 << 20, delivery_bytes_max: 16 << 20 }
+    }
 }
 
 /// What concerns the doors as a whole.

@@ -1,22 +1,19 @@
 //! Messages to other workers that their mailboxes had no room for yet: first in, first out, and bounded.
 //!
 //! The shell moves messages from here into the mailboxes; while a mailbox is full they wait. What waits is bounded: above
-//! [`DELIVERY_BYTES_MAX`] the publications in it are given up, leaving one `Lost` per channel where its last one stood, so that
+//! [`SpillOptions::delivery_bytes_max`] the publications in it are given up, leaving one `Lost` per channel where its last one stood, so that
 //! no subscribe answer overtakes or falls behind what it was ordered with.
 
 use std::collections::{HashSet, VecDeque};
 
+use super::options::SpillOptions;
 use crate::base::{Mutant, ShardId, mutated};
 use crate::hub::{ChannelName, Message};
-
-/// Waiting bytes above which no new publishing is accepted towards the worker.
-pub const PUBLISH_BYTES_MAX: usize = 4 << 20;
-/// Waiting bytes above which deliveries collapse to gaps.
-pub const DELIVERY_BYTES_MAX: usize = 16 << 20;
 
 /// What waits for every worker.
 #[derive(Debug)]
 pub struct Outbox {
+    pub bounds: SpillOptions,
     queues: Vec<Queue>,
     waiting: usize,
     /// Publications given up since the start.
@@ -31,8 +28,8 @@ struct Queue {
 
 impl Outbox {
     #[must_use]
-    pub fn new(shards: u16) -> Self {
-        Self { queues: (0..shards).map(|_| Queue::default()).collect(), waiting: 0, collapsed: 0 }
+    pub fn new(shards: u16, bounds: SpillOptions) -> Self {
+        Self { bounds, queues: (0..shards).map(|_| Queue::default()).collect(), waiting: 0, collapsed: 0 }
     }
 
     pub fn push(&mut self, to: ShardId, message: Message) {
@@ -40,7 +37,7 @@ impl Outbox {
         queue.bytes += message.bytes();
         queue.messages.push_back(message);
         self.waiting += 1;
-        if queue.bytes > DELIVERY_BYTES_MAX {
+        if queue.bytes > self.bounds.delivery_bytes_max {
             let before = queue.messages.len();
             self.collapsed += queue.collapse();
             self.waiting = self.waiting + queue.messages.len() - before;
@@ -68,6 +65,12 @@ impl Outbox {
         !self.queues[to.index()].messages.is_empty()
     }
 
+    /// Bytes that wait for the worker.
+    #[must_use]
+    pub fn bytes(&self, to: ShardId) -> usize {
+        self.queues[to.index()].bytes
+    }
+
     /// Whether anything waits for anybody.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -77,7 +80,7 @@ impl Outbox {
     /// Whether so much waits for the worker that publishing to channels whose home it is must be refused for now.
     #[must_use]
     pub fn congested(&self, to: ShardId) -> bool {
-        self.queues[to.index()].bytes > PUBLISH_BYTES_MAX
+        self.bytes(to) > self.bounds.publish_bytes_max
     }
 }
 
@@ -146,7 +149,7 @@ mod tests {
 
     #[test]
     fn what_waits_comes_out_in_order() {
-        let mut outbox = Outbox::new(1);
+        let mut outbox = Outbox::new(1, SpillOptions::default());
         for offset in 1..=3 {
             outbox.push(ShardId(0), publication("a", offset, 10));
         }
@@ -156,7 +159,7 @@ mod tests {
 
     #[test]
     fn too_much_becomes_one_loss_per_channel_at_its_last_place() {
-        let mut outbox = Outbox::new(1);
+        let mut outbox = Outbox::new(1, SpillOptions::default());
         outbox.push(ShardId(0), publication("a", 1, 1 << 20));
         outbox.push(ShardId(0), publication("state", 1, 1 << 20));
         outbox.push(ShardId(0), Message::Scrape { request: ConnId { slot: 0, generation: 0 } });
