@@ -307,7 +307,7 @@ static LOG: [Key<Config>; 2] = [
     },
 ];
 
-pub static NAMESPACE: [Key<Namespace>; 9] = [
+pub static NAMESPACE: [Key<Namespace>; 10] = [
     Key {
         name: "match",
         doc: "Channels that belong here, as prefixes with a final `*`; the longest wins. Left out: [\"<name>:*\"].",
@@ -330,6 +330,12 @@ pub static NAMESPACE: [Key<Namespace>; 9] = [
         name: "history_ttl",
         doc: "How long one is kept; it is never served after that.",
         field: |namespace| Field::Duration(&mut namespace.history_ttl, MILLISECOND..=DECADE),
+        live: true,
+    },
+    Key {
+        name: "state_ttl",
+        doc: "How long a state channel's value is kept, instead of history_ttl. 0s: until the next one.",
+        field: |namespace| Field::Duration(&mut namespace.state_ttl, ZERO..=DECADE),
         live: true,
     },
     Key {

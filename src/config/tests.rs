@@ -221,6 +221,7 @@ fn every_option_has_a_key() {
         name: _, // the table's
         prefixes: _,
         kind: _,
+        state_ttl: _,
         history_size: _,
         history_ttl: _,
         allow_subscribe: _,

@@ -271,10 +271,8 @@ impl Home {
     fn trim(&mut self, key: Key, options: &Options, now: Nanos) {
         let entry = &mut self.channels[key];
         let Some(history) = entry.history.as_mut() else { return };
-        let (size, ttl) = options.namespace(entry.name.as_str()).map_or((0, Duration::ZERO), |namespace| match namespace.kind {
-            ChannelKind::Stream => (namespace.history_size, namespace.history_ttl),
-            ChannelKind::State => (1, namespace.history_ttl),
-        });
+        let (size, ttl) =
+            options.namespace(entry.name.as_str()).map_or((0, Duration::ZERO), |namespace| (namespace.retained(), namespace.ttl()));
         let trimmed = history.trim(size, ttl, now);
         self.history_bytes -= trimmed.bytes;
         if history.is_empty() {

@@ -15,10 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Map;
+use super::fan::{Fan, Item};
 use super::home::LINGER;
 use super::message::{Answer, Start};
 use super::publication::{ChannelName, Publication};
-use crate::base::{Arena, Blob, ConnId, Epoch, Key, Mutant, Nanos, StreamPosition, mutated};
+use super::recent::Recent;
+use crate::base::{Arena, ConnId, Epoch, Key, Mutant, Nanos, StreamPosition, mutated};
+
+pub use super::fan::{Cursor, Run};
 
 /// A kind of receiver that gets the same bytes as every other of its kind; the shard gives the numbers out.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -26,15 +30,6 @@ pub struct AudienceId(pub u16);
 
 /// End of a connection's list of subscriptions.
 pub const NO_SUBSCRIPTION: u32 = u32::MAX;
-
-/// Publications gathered into one run.
-const RUN_PUBLICATIONS_MAX: usize = 256;
-/// Payload bytes gathered into one run; a larger single publication is a run of its own.
-const RUN_BYTES_MAX: usize = 256 << 10;
-/// Publications a worker keeps of a polled channel, to answer the next poll without asking the home.
-const RECENT_PUBLICATIONS_MAX: usize = 64;
-/// Bytes of the same.
-const RECENT_BYTES_MAX: usize = 64 << 10;
 
 /// One connection's subscription to one channel.
 #[derive(Debug)]
@@ -79,72 +74,6 @@ pub struct Group {
     tombstones: u32,
 }
 
-/// What goes to all subscribers of a channel together.
-#[derive(Clone, Debug)]
-pub enum Run {
-    /// Consecutive publications, oldest first; never empty.
-    Publications(Vec<Arc<Publication>>),
-    /// Publications up to the position could not be brought here.
-    Lost(StreamPosition),
-}
-
-impl Run {
-    /// The last offset of the run.
-    #[must_use]
-    pub fn last(&self) -> u64 {
-        match self {
-            Self::Publications(publications) => publications.last().map_or(0, |last| last.position.offset),
-            Self::Lost(to) => to.offset,
-        }
-    }
-
-    /// The offset before the run's first publication: a subscriber there or further back gets all of it.
-    #[must_use]
-    pub fn before(&self) -> u64 {
-        match self {
-            Self::Publications(publications) => publications.first().map_or(0, |first| first.position.offset - 1),
-            Self::Lost(to) => to.offset,
-        }
-    }
-}
-
-#[derive(Debug)]
-enum Item {
-    Publication(Arc<Publication>),
-    Lost(StreamPosition),
-}
-
-/// A channel's fan-out while there is one.
-#[derive(Debug, Default)]
-struct Fan {
-    queue: VecDeque<Item>,
-    open: Option<Cursor>,
-    /// Whether the channel is in the list of active ones.
-    active: bool,
-    /// Nothing starts before this: the coalescing window.
-    not_before: Nanos,
-}
-
-/// A run being handed out and how far that has come.
-#[derive(Debug)]
-pub struct Cursor {
-    pub run: Run,
-    pub group: usize,
-    pub index: usize,
-    /// The run's bytes for the current group, encoded when its first entry is reached.
-    pub blob: Option<Blob>,
-}
-
-/// What a polled channel keeps here.
-#[derive(Debug)]
-struct Recent {
-    publications: VecDeque<Arc<Publication>>,
-    bytes: usize,
-    /// Everything after this offset is in `publications`.
-    floor: u64,
-    until: Nanos,
-}
-
 #[derive(Debug)]
 struct Channel {
     name: ChannelName,
@@ -174,6 +103,7 @@ pub struct Local {
     active: VecDeque<Key>,
     windows: BinaryHeap<Reverse<(Nanos, Key)>>,
     lingering: VecDeque<(Nanos, Key)>,
+    collapsed: u64,
 }
 
 impl Local {
@@ -234,7 +164,7 @@ impl Local {
         let channel = &mut self.channels[key];
         channel.seen = Some(publication.position);
         if let Some(recent) = &mut channel.recent {
-            recent.push(Arc::clone(&publication));
+            recent.push(Arc::clone(&publication), now);
         }
         if channel.groups.iter().any(|group| !group.entries.is_empty()) {
             self.queue(key, Item::Publication(publication), window, now);
@@ -282,8 +212,7 @@ impl Local {
 
     /// The channel's open cursor, or a new one over what is queued. `None` if there is nothing.
     pub fn open(&mut self, key: Key) -> Option<Cursor> {
-        let fan = self.channels[key].fan.as_mut()?;
-        fan.open.take().or_else(|| next_run(&mut fan.queue).map(|run| Cursor { run, group: 0, index: 0, blob: None }))
+        self.channels[key].fan.as_mut()?.open()
     }
 
     /// The groups of a channel, in the order the cursor walks them.
@@ -294,7 +223,7 @@ impl Local {
     /// Puts a cursor back: its slice is over.
     pub fn suspend(&mut self, key: Key, cursor: Cursor) {
         let Some(fan) = self.channels[key].fan.as_mut() else { return };
-        fan.open = Some(cursor);
+        fan.suspend(cursor);
         if !std::mem::replace(&mut fan.active, true) {
             self.active.push_back(key);
         }
@@ -308,25 +237,25 @@ impl Local {
         }
         channel.groups.retain(|group| !group.entries.is_empty());
         let Some(fan) = channel.fan.as_mut() else { return };
-        if !window.is_zero() {
+        if !window.is_zero() && !fan.is_due() {
             fan.not_before = now + window;
             self.windows.push(Reverse((fan.not_before, key)));
-        } else if fan.queue.is_empty() {
+        } else if fan.is_idle() {
             channel.fan = None;
         } else if !std::mem::replace(&mut fan.active, true) {
             self.active.push_back(key);
         }
     }
 
-    /// Answers a poll from what this worker has seen of the channel, if that reaches back to the position.
-    pub fn answer_poll(&mut self, name: &ChannelName, start: Start, now: Nanos) -> Option<Answer> {
+    /// Answers a poll from what this worker has seen of the channel, if that reaches back to the position. `ttl` is how long the
+    /// namespace serves a publication.
+    pub fn answer_poll(&mut self, name: &ChannelName, start: Start, ttl: Duration, now: Nanos) -> Option<Answer> {
         let Start::After(position) = start else { return None };
         let channel = &mut self.channels[*self.names.get(name)?];
         let seen = channel.seen.filter(|seen| seen.epoch == position.epoch && position.offset <= seen.offset)?;
-        let recent = channel.recent.as_mut().filter(|recent| position.offset >= recent.floor)?;
+        let recent = channel.recent.as_mut()?;
+        let page = recent.after(position.offset, ttl, now)?;
         recent.until = now + LINGER;
-        let page =
-            recent.publications.iter().filter(|publication| publication.position.offset > position.offset).cloned().collect();
         Some(Answer { top: seen, from: position, outcome: super::Outcome::Exact, page, head: true })
     }
 
@@ -338,8 +267,7 @@ impl Local {
         match &mut channel.recent {
             Some(recent) => recent.until = now + LINGER,
             None => {
-                let recent = Recent { publications: VecDeque::new(), bytes: 0, floor: seen.offset, until: now + LINGER };
-                channel.recent = Some(Box::new(recent));
+                channel.recent = Some(Box::new(Recent::new(seen.offset, now + LINGER)));
                 self.lingering.push_back((now + LINGER, key));
             }
         }
@@ -364,12 +292,6 @@ impl Local {
             }
         }
         None
-    }
-
-    /// When [`Local::stop_lingering`] next has something to do.
-    #[must_use]
-    pub fn next_linger(&self) -> Option<Nanos> {
-        self.lingering.front().map(|(at, _)| *at)
     }
 
     #[must_use]
@@ -428,6 +350,12 @@ impl Local {
         &self.channels[key].name
     }
 
+    /// Publications given up because too much waited for a channel's subscribers here.
+    #[must_use]
+    pub const fn collapsed(&self) -> u64 {
+        self.collapsed
+    }
+
     /// Subscriptions on this worker.
     #[must_use]
     pub fn subscriptions(&self) -> usize {
@@ -462,7 +390,7 @@ impl Local {
 
     fn take_out(&mut self, key: Key, audience: AudienceId, place: u32) {
         let channel = &mut self.channels[key];
-        let open = channel.fan.as_ref().is_some_and(|fan| fan.open.is_some()) && !mutated(Mutant::SwapUnderCursor);
+        let open = channel.fan.as_ref().is_some_and(|fan| fan.is_open()) && !mutated(Mutant::SwapUnderCursor);
         let Some(at) = channel.groups.iter().position(|group| group.audience == audience) else { return };
         let group = &mut channel.groups[at];
         if open {
@@ -485,7 +413,7 @@ impl Local {
 
     fn queue(&mut self, key: Key, item: Item, window: Duration, now: Nanos) {
         let fan = self.channels[key].fan.get_or_insert_default();
-        fan.queue.push_back(item);
+        self.collapsed += fan.push(item);
         // An open window or cursor brings the channel back by itself.
         let held = !window.is_zero() && fan.not_before > now;
         if !held && !std::mem::replace(&mut fan.active, true) {
@@ -498,55 +426,12 @@ impl Local {
             self.windows.pop();
             let Some(channel) = self.channels.get_mut(key) else { continue };
             let Some(fan) = channel.fan.as_mut().filter(|fan| fan.not_before == at) else { continue };
-            if fan.queue.is_empty() && fan.open.is_none() {
+            if fan.is_idle() {
                 channel.fan = None;
             } else if !std::mem::replace(&mut fan.active, true) {
                 self.active.push_back(key);
             }
         }
-    }
-}
-
-impl Recent {
-    fn push(&mut self, publication: Arc<Publication>) {
-        self.bytes += publication.bytes();
-        self.publications.push_back(publication);
-        while self.publications.len() > RECENT_PUBLICATIONS_MAX || self.bytes > RECENT_BYTES_MAX {
-            let Some(oldest) = self.publications.pop_front() else { break };
-            self.bytes -= oldest.bytes();
-            self.floor = oldest.position.offset;
-        }
-    }
-
-    fn restart(&mut self, floor: u64) {
-        self.publications.clear();
-        self.bytes = 0;
-        self.floor = floor;
-    }
-}
-
-/// Takes the next run off the queue. State channels keep only the newest of it.
-fn next_run(queue: &mut VecDeque<Item>) -> Option<Run> {
-    let mut bytes = 0;
-    let mut run = Vec::new();
-    while let Some(Item::Publication(publication)) = queue.front() {
-        if !run.is_empty() && (run.len() == RUN_PUBLICATIONS_MAX || bytes + publication.bytes() > RUN_BYTES_MAX) {
-            break;
-        }
-        bytes += publication.bytes();
-        if publication.state {
-            run.clear();
-        }
-        if let Some(Item::Publication(publication)) = queue.pop_front() {
-            run.push(publication);
-        }
-    }
-    if !run.is_empty() {
-        return Some(Run::Publications(run));
-    }
-    match queue.pop_front()? {
-        Item::Lost(to) => Some(Run::Lost(to)),
-        Item::Publication(publication) => Some(Run::Publications(vec![publication])),
     }
 }
 
@@ -566,3 +451,7 @@ fn compact(group: &mut Group, subscriptions: &mut Arena<Subscription>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "local_tests.rs"]
+mod tests;

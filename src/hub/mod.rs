@@ -10,6 +10,7 @@
 //!   subscribers ◀─ fan-out ──── local ◀─ Publication ─ home
 //! ```
 
+mod fan;
 mod history;
 pub mod home;
 pub mod local;
@@ -17,6 +18,7 @@ mod message;
 mod options;
 mod publication;
 mod recency;
+mod recent;
 mod records;
 pub mod token;
 
@@ -24,7 +26,7 @@ pub use home::{Gap, GapReason, Home, Outcome, PublishError};
 pub use local::{AudienceId, Local};
 pub use message::{Answer, Message, PublishRef, Start, Stored, Subscribe};
 pub use options::{Access, ChannelKind, Namespace, Options, SlowConsumer, UnknownNamespace};
-pub use publication::{ChannelName, ChannelNameError, Draft, Extension, Payload, PayloadKind, Publication};
+pub use publication::{ChannelName, ChannelNameError, Draft, Extension, Payload, PayloadKind, Publication, Role};
 
 use crate::base::ShardId;
 

@@ -11,7 +11,7 @@ pub struct Options {
     pub publication_bytes_max: usize,
     /// How long the epoch and offset of an unused channel are remembered.
     pub position_ttl: Duration,
-    /// Position records per process; oldest out.
+    /// Position records of one worker; oldest out.
     pub position_records_max: usize,
     /// History of all channels of one worker, in bytes; the least recently used channel is trimmed above it.
     pub history_bytes_max: usize,
@@ -82,6 +82,8 @@ pub struct Namespace {
     pub history_size: usize,
     /// An entry is never served after it.
     pub history_ttl: Duration,
+    /// The same for a state channel's value; zero keeps it until the next one.
+    pub state_ttl: Duration,
     pub allow_subscribe: Access,
     /// Who may publish from a connection (`{"publish":…}`). The HTTP API always needs the key.
     pub allow_publish: Access,
@@ -100,11 +102,33 @@ impl Default for Namespace {
             kind: ChannelKind::Stream,
             history_size: 100,
             history_ttl: Duration::from_secs(300),
+            state_ttl: Duration::ZERO,
             allow_subscribe: Access::Nobody,
             allow_publish: Access::Nobody,
             coalesce: Duration::ZERO,
             slow_consumer: SlowConsumer::Disconnect,
             queue_bytes_max: 64 << 10,
+        }
+    }
+}
+
+impl Namespace {
+    /// Publications retained per channel.
+    #[must_use]
+    pub const fn retained(&self) -> usize {
+        match self.kind {
+            ChannelKind::Stream => self.history_size,
+            ChannelKind::State => 1,
+        }
+    }
+
+    /// How long one is served after it was stored.
+    #[must_use]
+    pub const fn ttl(&self) -> Duration {
+        match self.kind {
+            ChannelKind::Stream => self.history_ttl,
+            ChannelKind::State if self.state_ttl.is_zero() => Duration::MAX,
+            ChannelKind::State => self.state_ttl,
         }
     }
 }

@@ -102,9 +102,19 @@ pub struct Publication {
     pub event: Option<Box<str>>,
     /// When the home worker stored it.
     pub time: WallMs,
-    /// Whether the channel is a state channel: only its latest value matters.
-    pub state: bool,
+    pub role: Role,
     pub extension: Option<Box<Extension>>,
+}
+
+/// What a publication is to those who read its channel late.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Part of a stream: every one matters.
+    Event,
+    /// The value of a state channel: the ones before it matter no longer.
+    Value,
+    /// Passes by on a state channel: it is not the value, and nobody is told if it is missed.
+    Passing,
 }
 
 /// What few publications have.
@@ -151,12 +161,17 @@ impl Draft {
         Self { channel, payload, event: None, tags: Vec::new(), key: None, idempotency_key: None, store: true }
     }
 
-    /// The publication this becomes at a position. `state` says that the channel's latest value is what matters.
+    /// The publication this becomes at a position. `state` says that the channel is a state channel.
     #[must_use]
     pub fn into_publication(self, position: StreamPosition, state: bool, time: WallMs) -> Publication {
         let extension =
             (!self.tags.is_empty() || self.key.is_some()).then(|| Box::new(Extension { tags: self.tags, key: self.key }));
-        Publication { channel: self.channel, position, payload: self.payload, event: self.event, time, state, extension }
+        let role = match (state, self.store) {
+            (false, _) => Role::Event,
+            (true, true) => Role::Value,
+            (true, false) => Role::Passing,
+        };
+        Publication { channel: self.channel, position, payload: self.payload, event: self.event, time, role, extension }
     }
 
     /// Bytes it occupies while it waits.

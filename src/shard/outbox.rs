@@ -8,7 +8,7 @@ use std::collections::{HashSet, VecDeque};
 
 use super::options::SpillOptions;
 use crate::base::{Mutant, ShardId, mutated};
-use crate::hub::{ChannelName, Message};
+use crate::hub::{ChannelName, Message, Role};
 
 /// What waits for every worker.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Queue {
             match message {
                 Message::Publication(publication) => {
                     let first = seen.insert(publication.channel.clone());
-                    match (first, publication.state) {
+                    match (first, publication.role == Role::Value) {
                         // A state channel's newest value is all that matters, so it stays.
                         (true, true) => kept.push_front(Message::Publication(publication)),
                         (true, false) => {

@@ -14,7 +14,7 @@ use crate::base::{ConnId, Key, Now, ShardId};
 use crate::http::head::{Head, Method, Version};
 use crate::http::problem::Problem;
 use crate::hub::local::{Left, NO_SUBSCRIPTION, Phase};
-use crate::hub::{Access, Answer, AudienceId, ChannelName, Message, Outcome, Start, Subscribe, home_of};
+use crate::hub::{Access, Answer, AudienceId, ChannelName, Message, Namespace, Outcome, Start, Subscribe, home_of};
 use crate::protocol::codes::Disconnect;
 use crate::protocol::plain::item;
 use crate::protocol::plain::request::{Format, SubscribeRequest, Transport};
@@ -153,7 +153,14 @@ impl Shard {
         self.set_stage(conn, Stage::Poll(Box::new(Poll::new(facts, request, deadline))));
         self.timers.set(conn.slot, deadline.max(now.monotonic + HOME_TIMEOUT));
         for (channel, start) in request.starts() {
-            match self.local.answer_poll(&channel, start, now.monotonic).filter(|answer| !look && !answer.page.is_empty()) {
+            let ttl = self.options.hub.namespace(channel.as_str()).map_or(Duration::ZERO, Namespace::ttl);
+            match self.local.answer_poll(&channel, start, ttl, now.monotonic).filter(|_| !look) {
+                // Nothing new: what comes next is awaited where the home keeps sending it anyway.
+                Some(answer) if answer.page.is_empty() => {
+                    if let Some(subscription) = self.note(conn, &channel, start, audience) {
+                        self.subscribed(subscription, &answer, now);
+                    }
+                }
                 Some(answer) => self.poll_items(conn, &channel, &answer),
                 None => self.join(conn, &channel, start, audience, !look),
             }
@@ -169,11 +176,17 @@ impl Shard {
 
     /// Asks the channel's home for a subscription; items follow when it has answered.
     fn join(&mut self, conn: ConnId, channel: &ChannelName, start: Start, audience: AudienceId, interest: bool) {
-        let Some(cell) = self.connections.get_mut(conn) else { return };
-        let subscription = self.local.join(channel, conn, audience, start, cell.subscriptions);
-        cell.subscriptions = subscription.index;
+        let Some(subscription) = self.note(conn, channel, start, audience) else { return };
         let request = Subscribe { channel: channel.clone(), subscription, start, interest };
         self.outbox.push(self.home(channel), Message::Subscribe(Box::new(request)));
+    }
+
+    /// Chains a subscription into its connection's list.
+    fn note(&mut self, conn: ConnId, channel: &ChannelName, start: Start, audience: AudienceId) -> Option<Key> {
+        let cell = self.connections.get_mut(conn)?;
+        let subscription = self.local.join(channel, conn, audience, start, cell.subscriptions);
+        cell.subscriptions = subscription.index;
+        Some(subscription)
     }
 
     fn intern(&mut self, conn: ConnId, audience: Audience, facts: &Facts, now: Now) -> Option<AudienceId> {

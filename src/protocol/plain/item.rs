@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::super::codes::{Disconnect, ErrorCode};
 use crate::base::StreamPosition;
-use crate::hub::{ChannelName, Gap, GapReason, PayloadKind, Publication};
+use crate::hub::{ChannelName, Gap, GapReason, PayloadKind, Publication, Role};
 
 /// `{"channel":…,"position":…,"data":…}`
 pub fn publication(out: &mut Vec<u8>, publication: &Publication) {
@@ -41,7 +41,7 @@ pub fn publication(out: &mut Vec<u8>, publication: &Publication) {
         }
         out.push(b'}');
     }
-    if publication.state {
+    if publication.role == Role::Value {
         out.extend_from_slice(b",\"state\":true");
     }
     out.push(b'}');

@@ -1,0 +1,182 @@
+use super::*;
+use crate::base::WallMs;
+use crate::hub::{Draft, Outcome, Payload, PayloadKind};
+
+const TTL: Duration = Duration::from_secs(300);
+const WINDOW: Duration = Duration::from_millis(200);
+const TOP: StreamPosition = StreamPosition { epoch: Epoch(9), offset: 10 };
+
+fn name(name: &str) -> ChannelName {
+    ChannelName::parse(name).unwrap()
+}
+
+fn after(offset: u64) -> Start {
+    Start::After(StreamPosition { offset, ..TOP })
+}
+
+fn milliseconds(milliseconds: u64) -> Nanos {
+    Nanos(milliseconds * 1_000_000)
+}
+
+fn seconds(seconds: u64) -> Nanos {
+    Nanos(seconds * 1_000_000_000)
+}
+
+/// One worker's channel `c`, whose home is at [`TOP`].
+#[derive(Default)]
+struct Bench {
+    local: Local,
+    slots: u32,
+}
+
+impl Bench {
+    fn join(&mut self) -> Key {
+        self.slots += 1;
+        let conn = ConnId { slot: self.slots, generation: 1 };
+        let key = self.local.join(&name("c"), conn, AudienceId(0), Start::Now, NO_SUBSCRIPTION);
+        let answer = Answer { top: TOP, from: TOP, outcome: Outcome::Exact, page: Vec::new(), head: true };
+        assert!(matches!(self.local.answered(key, &answer), Some(Phase::Live { .. })));
+        key
+    }
+
+    fn publish(&mut self, offset: u64, window: Duration, now: Nanos) {
+        let payload = Payload { kind: PayloadKind::Text, bytes: vec![b'x'; 100].into() };
+        let position = StreamPosition { offset, ..TOP };
+        let publication = Draft::new(name("c"), payload).into_publication(position, false, WallMs(0));
+        self.local.publication(Arc::new(publication), window, now);
+    }
+
+    /// Hands out whatever may go now; returns how many publications went.
+    fn hand_out(&mut self, window: Duration, now: Nanos) -> usize {
+        let mut count = 0;
+        while let Some(key) = self.local.next_active(now) {
+            let Some(cursor) = self.local.open(key) else { continue };
+            count += match &cursor.run {
+                Run::Publications(run) => run.len(),
+                Run::Lost(_) => 0,
+            };
+            self.local.finish(key, window, now);
+        }
+        count
+    }
+
+    /// A poll of one channel has come and gone.
+    fn poll(&mut self, now: Nanos) {
+        let key = self.join();
+        self.local.linger(key, now);
+        assert_eq!(self.local.leave(key), Left::Wanted, "a polled channel stays for the next poll");
+    }
+}
+
+#[test]
+fn a_window_delays_what_comes_in_it_but_limits_nothing() {
+    let mut bench = Bench::default();
+    bench.join();
+    bench.publish(11, WINDOW, milliseconds(0));
+    assert_eq!(bench.hand_out(WINDOW, milliseconds(0)), 1, "a quiet channel sends at once");
+    for offset in 12..=1011 {
+        bench.publish(offset, WINDOW, milliseconds(1));
+    }
+    assert_eq!(bench.hand_out(WINDOW, milliseconds(199)), 0);
+    assert_eq!(bench.local.next_deadline(), Some(milliseconds(200)));
+    assert_eq!(bench.hand_out(WINDOW, milliseconds(200)), 1000, "more than one run holds, and all of it");
+    bench.publish(1012, WINDOW, milliseconds(201));
+    assert_eq!(bench.hand_out(WINDOW, milliseconds(399)), 0, "the next window follows");
+    assert_eq!(bench.hand_out(WINDOW, milliseconds(400)), 1);
+    assert_eq!(bench.hand_out(WINDOW, milliseconds(600)), 0);
+    assert_eq!(bench.local.next_deadline(), None, "a quiet channel leaves nothing behind");
+}
+
+#[test]
+fn a_channel_that_is_not_handed_out_fast_enough_stays_bounded_and_says_so() {
+    let mut bench = Bench::default();
+    bench.join();
+    let publications = 20 << 10;
+    for offset in 1..=publications {
+        let payload = Payload { kind: PayloadKind::Binary, bytes: vec![0; 1000].into() };
+        let position = StreamPosition { offset: TOP.offset + offset, ..TOP };
+        let publication = Draft::new(name("c"), payload).into_publication(position, false, WallMs(0));
+        bench.local.publication(Arc::new(publication), WINDOW, milliseconds(0));
+    }
+    let collapsed = bench.local.collapsed() as usize;
+    assert!(collapsed > 0);
+    assert_eq!(bench.hand_out(WINDOW, milliseconds(0)) + collapsed, publications as usize);
+}
+
+#[test]
+fn entries_keep_their_places_under_an_open_cursor() {
+    let mut bench = Bench::default();
+    let keys: Vec<Key> = (0..4).map(|_| bench.join()).collect();
+    bench.publish(11, Duration::ZERO, seconds(0));
+    let channel = bench.local.next_active(seconds(0)).unwrap();
+    let cursor = bench.local.open(channel).unwrap();
+    bench.local.suspend(channel, cursor);
+    bench.local.leave(keys[0]);
+    let slots: Vec<u32> = bench.local.groups(channel)[0].entries.iter().map(|entry| entry.slot).collect();
+    assert_eq!(slots, [1, 2, 3, 4], "the first one left a tombstone");
+    bench.local.open(channel).unwrap();
+    bench.local.finish(channel, Duration::ZERO, seconds(0));
+    assert_eq!(bench.local.groups(channel)[0].entries.len(), 3);
+    for key in &keys[1..] {
+        assert!(bench.local.served(bench.local.subscription(*key).unwrap()).is_some());
+    }
+}
+
+#[test]
+fn a_poll_is_answered_here_from_what_has_come_since_the_last_one() {
+    let mut bench = Bench::default();
+    assert!(bench.local.answer_poll(&name("c"), after(10), TTL, seconds(0)).is_none(), "nobody has polled yet");
+    bench.poll(seconds(0));
+    let head = bench.local.answer_poll(&name("c"), after(10), TTL, seconds(1)).unwrap();
+    assert_eq!((head.top, head.page.len()), (TOP, 0), "at the head there is nothing to ask the home for");
+    bench.publish(11, Duration::ZERO, seconds(2));
+    let news = bench.local.answer_poll(&name("c"), after(10), TTL, seconds(3)).unwrap();
+    assert_eq!((news.top.offset, news.page.len(), news.head), (11, 1, true));
+    for elsewhere in [after(9), after(12), Start::Now, Start::Beginning] {
+        assert!(bench.local.answer_poll(&name("c"), elsewhere, TTL, seconds(3)).is_none(), "{elsewhere:?}");
+    }
+    let other = Start::After(StreamPosition { epoch: Epoch(8), offset: 10 });
+    assert!(bench.local.answer_poll(&name("c"), other, TTL, seconds(3)).is_none());
+    assert!(bench.local.answer_poll(&name("c"), after(10), TTL, seconds(302)).is_none(), "it is never served after its time");
+}
+
+#[test]
+fn a_channel_lingers_after_its_last_poll_and_then_the_home_is_told() {
+    let mut bench = Bench::default();
+    bench.poll(seconds(0));
+    bench.poll(seconds(100));
+    assert_eq!(bench.local.stop_lingering(seconds(120)), None, "it was polled again");
+    assert_eq!(bench.local.stop_lingering(seconds(219)), None);
+    assert_eq!(bench.local.stop_lingering(seconds(220)), Some(name("c")));
+    assert_eq!(bench.local.stop_lingering(seconds(220)), None);
+}
+
+#[test]
+fn the_last_subscriber_to_leave_ends_the_interest() {
+    let mut bench = Bench::default();
+    let (first, second) = (bench.join(), bench.join());
+    assert_eq!(bench.local.leave(first), Left::Wanted);
+    assert_eq!(bench.local.leave(second), Left::Unwanted(name("c")));
+    assert_eq!(bench.local.leave(second), Left::Wanted, "a stale name means nothing");
+    assert_eq!(bench.local.subscriptions(), 0);
+}
+
+#[test]
+fn what_an_answer_already_held_is_not_handed_out_again() {
+    let mut bench = Bench::default();
+    bench.join();
+    bench.publish(11, Duration::ZERO, seconds(0));
+    let late = bench.local.join(&name("c"), ConnId { slot: 9, generation: 1 }, AudienceId(0), Start::Now, NO_SUBSCRIPTION);
+    let top = StreamPosition { offset: 11, ..TOP };
+    let answer = Answer { top, from: top, outcome: Outcome::Exact, page: Vec::new(), head: true };
+    bench.local.answered(late, &answer);
+    let channel = bench.local.next_active(seconds(0)).unwrap();
+    let cursor = bench.local.open(channel).unwrap();
+    let due: Vec<u32> = bench.local.groups(channel)[0]
+        .entries
+        .iter()
+        .filter(|entry| entry.live_after < cursor.run.last())
+        .map(|entry| entry.slot)
+        .collect();
+    assert_eq!(due, [1]);
+}
