@@ -125,7 +125,7 @@ static API: [Key<Config>; 2] = [
     },
 ];
 
-static HTTP: [Key<Config>; 6] = [
+static HTTP: [Key<Config>; 7] = [
     Key {
         name: "allowed_origins",
         doc: "Pages of other origins that may use the browser doors, as in \"https://*.example.com\". \"*\": all of them.",
@@ -154,6 +154,12 @@ static HTTP: [Key<Config>; 6] = [
         name: "body_timeout",
         doc: "Without a byte of a body arriving.",
         field: |config| Field::Duration(&mut config.shard.http.body_timeout, MILLISECOND..=HOUR),
+        live: true,
+    },
+    Key {
+        name: "queue_bytes_max",
+        doc: "Answers that may wait for a client to take them; while more do, it is not read. At half of it a backend is not read.",
+        field: |config| Field::Bytes(&mut config.shard.http.queue_bytes_max, KIB..=64 * MIB),
         live: true,
     },
     Key {

@@ -201,6 +201,7 @@ fn every_option_has_a_key() {
         headers_max: _,
         head_timeout: _,
         body_timeout: _,
+        queue_bytes_max: _,
         keep_alive_timeout: _,
         allowed_origins: _,
     } = http;

@@ -25,6 +25,8 @@ pub struct Options {
     pub head_timeout: Duration,
     /// Without a single body byte arriving.
     pub body_timeout: Duration,
+    /// Answers that wait for a client to take them, above which it is asked for no more requests.
+    pub queue_bytes_max: usize,
     /// Idle between requests.
     pub keep_alive_timeout: Duration,
     /// Origin globs allowed on the browser doors; `"*"` allows all (the default in development mode).
@@ -38,6 +40,7 @@ impl Default for Options {
             headers_max: 100,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            queue_bytes_max: 64 << 10,
             keep_alive_timeout: Duration::from_secs(75),
             allowed_origins: Vec::new(),
         }

@@ -11,7 +11,8 @@ use super::stage::Stage;
 use crate::base::{ConnId, Frame, Frames, Mutant, Slots, mutated};
 use crate::hub::local::NO_SUBSCRIPTION;
 
-/// Bytes of replies, pings and closes that may wait on one connection: a peer that asks and never reads is cut off there.
+/// Bytes of replies, pings and closes that may wait on one connection. What a peer asks for stops short of this, since it is not
+/// read while it is behind; what comes to more by itself is for a peer that reads nothing.
 const REPLY_BYTES_MAX: usize = 1 << 20;
 const NO_QUEUE: u32 = u32::MAX;
 /// Empty queues kept with their memory, and the frames each has room for.
@@ -29,6 +30,7 @@ pub struct Cell {
     pub heard: u32,
     peer: Peer,
     pub listener: ListenerId,
+    paused: Pause,
     pub stage: Stage,
 }
 
@@ -41,6 +43,7 @@ impl Default for Cell {
             heard: 0,
             peer: Peer::default(),
             listener: ListenerId::Public,
+            paused: Pause::default(),
             stage: Stage::Vacant,
         }
     }
@@ -68,6 +71,25 @@ impl Cell {
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         SocketAddr::new(IpAddr::from(self.peer.address).to_canonical(), u16::from_be_bytes(self.peer.port))
+    }
+}
+
+/// Why a connection is not read. It is read when nothing speaks against it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pause(u8);
+
+impl Pause {
+    /// Bytes of it are held. By itself no reason: a few more may come.
+    pub const HELD: Self = Self(1);
+    /// Enough bytes of it are held.
+    pub const FULL: Self = Self(1 << 1);
+    /// It does not take its answers as fast as it asks for them.
+    pub const BEHIND: Self = Self(1 << 2);
+    /// The other side of its exchange does not take its bytes as fast as they come.
+    pub const COUNTERPART: Self = Self(1 << 3);
+
+    const fn stops_reading(self) -> bool {
+        self.0 & !Self::HELD.0 != 0
     }
 }
 
@@ -144,7 +166,7 @@ impl Connections {
             return Queued::Yes;
         }
         let frame = Frame::reply(bytes);
-        if !self.admits(conn.slot, &frame, REPLY_BYTES_MAX) {
+        if self.queue_at(conn.slot).is_some_and(|queue| !queue.admits(frame.blob.len(), REPLY_BYTES_MAX)) {
             return Queued::Full;
         }
         self.queue_frame(conn.slot, frame);
@@ -155,8 +177,7 @@ impl Connections {
     /// frames until the flush; a blocked one has a bound.
     #[must_use]
     pub fn admits(&self, slot: u32, frame: &Frame, bytes_max: usize) -> bool {
-        let queue = self.cells.get(slot).map_or(NO_QUEUE, |cell| cell.queue);
-        self.queues.get(queue as usize).is_none_or(|queue| !queue.blocked || queue.admits(frame.blob.len(), bytes_max))
+        self.queue_at(slot).is_none_or(|queue| !queue.blocked || queue.admits(frame.blob.len(), bytes_max))
     }
 
     /// Queues a frame that [`Connections::admits`].
@@ -173,8 +194,42 @@ impl Connections {
     /// Whether the kernel has refused bytes of the connection and not taken more since.
     #[must_use]
     pub fn blocked(&self, slot: u32) -> bool {
-        let queue = self.cells.get(slot).map_or(NO_QUEUE, |cell| cell.queue);
-        self.queues.get(queue as usize).is_some_and(|queue| queue.blocked)
+        self.queue_at(slot).is_some_and(|queue| queue.blocked)
+    }
+
+    /// Bytes of replies that wait on a connection.
+    #[must_use]
+    pub fn reply_bytes(&self, slot: u32) -> usize {
+        self.queue_at(slot).map_or(0, SendQueue::reply_bytes)
+    }
+
+    /// Stops reading from a connection, if it was still read.
+    pub fn pause(&mut self, conn: ConnId, why: Pause) {
+        self.set_paused(conn, |paused| Pause(paused.0 | why.0));
+    }
+
+    /// A reason not to read has gone.
+    pub fn resume(&mut self, conn: ConnId, why: Pause) {
+        self.set_paused(conn, |paused| Pause(paused.0 & !why.0));
+    }
+
+    #[must_use]
+    pub fn is_paused_by(&self, conn: ConnId, why: Pause) -> bool {
+        self.get(conn).is_some_and(|cell| cell.paused.0 & why.0 != 0)
+    }
+
+    fn set_paused(&mut self, conn: ConnId, change: impl FnOnce(Pause) -> Pause) {
+        let Some(cell) = self.get_mut(conn) else { return };
+        let before = cell.paused;
+        cell.paused = change(before);
+        let paused = cell.paused.stops_reading();
+        if before.stops_reading() != paused {
+            self.outputs.push_back(Output::PauseReading { conn, paused });
+        }
+    }
+
+    fn queue_at(&self, slot: u32) -> Option<&SendQueue> {
+        self.queues.get(self.cells.get(slot)?.queue as usize)
     }
 
     /// Runs a change of a connection's queue and keeps the total right.
@@ -289,8 +344,11 @@ impl Connections {
 
     fn flush_one(&mut self, slot: u32) -> bool {
         let Some(conn) = self.at(slot) else { return false };
-        let Some(queue) = self.queue_of(slot).filter(|queue| !queue.blocked) else { return false };
+        let Some(queue) = self.queue_of(slot) else { return false };
         queue.dirty = false;
+        if queue.blocked {
+            return false;
+        }
         let bytes = queue.bytes();
         let taken = queue.take();
         self.queued_bytes -= bytes;

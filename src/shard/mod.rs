@@ -10,6 +10,9 @@ mod connections;
 mod doors;
 mod encode;
 mod fanout;
+mod held;
+#[cfg(test)]
+mod held_tests;
 pub mod io;
 mod operate;
 mod options;
@@ -18,6 +21,8 @@ mod poll;
 mod publish;
 mod queue;
 mod reply;
+#[cfg(test)]
+mod rig_tests;
 mod single;
 mod stage;
 mod stream;
@@ -29,7 +34,6 @@ pub use fanout::FanOut;
 pub use io::{CloseHow, ConnectCause, GoneCause, Input, ListenerId, Output};
 pub use options::{Options, ServerOptions, SpillOptions};
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,8 +85,7 @@ pub struct Shard {
     next_sweep: Nanos,
     /// Answers held back by [`Mutant::ReplyOutsideFifo`]; always empty otherwise.
     late_replies: Vec<(ShardId, Message)>,
-    /// Bytes that arrived behind a request which has now been answered.
-    carried: VecDeque<(ConnId, Vec<u8>)>,
+    held: held::Held,
 }
 
 impl Shard {
@@ -114,7 +117,7 @@ impl Shard {
             requests: 0,
             next_sweep: now.monotonic + SWEEP_INTERVAL,
             late_replies: Vec::new(),
-            carried: VecDeque::new(),
+            held: held::Held::default(),
             options,
         }
     }
@@ -136,7 +139,7 @@ impl Shard {
             Input::ConnectFailed { token, cause } => self.upstream_failed(token, cause, now),
             Input::Message { from, message } => self.message(from, message, now),
         }
-        self.continue_carried(now);
+        self.continue_held(now);
     }
 
     /// Fires every deadline that has passed.
@@ -158,7 +161,7 @@ impl Shard {
             self.outbox.push(to, message);
         }
         self.continue_drain(now);
-        self.continue_carried(now);
+        self.continue_held(now);
     }
 
     /// When [`Shard::handle_timeout`], [`Shard::fan_out`] or [`Shard::flush`] next has something to do.
@@ -172,7 +175,8 @@ impl Shard {
 
     /// Moves what is queued for connections that changed since the last flush into `Output::Send`s, at most one each.
     pub fn flush(&mut self) {
-        self.resume_counterparts();
+        self.read_again();
+        self.continue_held(self.now);
         self.metrics.sends += self.connections.flush() as u64;
         self.ask_for_pages();
     }
@@ -265,29 +269,45 @@ impl Shard {
         let Some(cell) = self.connections.get_mut(conn) else { return };
         cell.heard = tick(now.monotonic);
         self.metrics.received_bytes += bytes.len() as u64;
-        self.consume(conn, bytes, now);
+        self.take_in(conn, bytes, now);
     }
 
-    /// Feeds bytes to whatever the connection is doing, which may change with every request in them.
-    fn consume(&mut self, conn: ConnId, mut bytes: &mut [u8], now: Now) {
-        while !bytes.is_empty() {
-            let Some(cell) = self.connections.get_mut(conn) else { return };
-            let consumed = match &mut cell.stage {
+    /// Feeds bytes to whatever the connection is doing, which may change with every request in them. Returns how many were used;
+    /// the rest has to wait.
+    fn consume(&mut self, conn: ConnId, mut bytes: &mut [u8], now: Now) -> usize {
+        let all = bytes.len();
+        loop {
+            let asks = match self.connections.get(conn).map(|cell| &cell.stage) {
+                Some(Stage::Head(_) | Stage::WebSocket(_)) => true,
+                Some(_) => false,
+                None => return all,
+            };
+            if (asks && self.is_behind(conn)) || bytes.is_empty() {
+                return all - bytes.len();
+            }
+            let Some(cell) = self.connections.get_mut(conn) else { return all };
+            let used = match &mut cell.stage {
                 Stage::Head(_) => self.head_bytes(conn, bytes, now),
                 Stage::Body(_) => self.body_bytes(conn, bytes, now),
                 Stage::WebSocket(_) => self.websocket_bytes(conn, bytes, now),
                 Stage::Exchange(_) => self.exchange_bytes(conn, bytes, now),
                 Stage::Upstream(_) => self.upstream_bytes(conn, bytes, now),
-                Stage::Waiting(_) | Stage::Poll(_) | Stage::Scrape(_) => self.carry(conn, bytes),
+                Stage::Waiting(_) | Stage::Poll(_) | Stage::Scrape(_) => 0,
                 // A stream's client has nothing to say; a closing connection is not listened to.
-                Stage::Stream(_) | Stage::Closing | Stage::Vacant => return,
+                Stage::Stream(_) | Stage::Closing | Stage::Vacant => return all,
             };
-            bytes = &mut bytes[consumed..];
+            if used == 0 {
+                return all - bytes.len();
+            }
+            bytes = &mut bytes[used..];
         }
     }
 
     /// The peer has finished sending. What it is still owed is sent, then the connection closes.
     fn eof(&mut self, conn: ConnId, now: Now) {
+        if self.hold_eof(conn) {
+            return;
+        }
         let Some(cell) = self.connections.get_mut(conn) else { return };
         match &mut cell.stage {
             // The answer to a complete request is still wanted (RFC 9112 section 9.6).
@@ -333,6 +353,7 @@ impl Shard {
 
     /// Frees what a connection holds besides its cell.
     fn let_go(&mut self, conn: ConnId) {
+        self.forget_held(conn);
         self.leave_all(conn);
         self.release_exchange(conn, self.now);
         self.release_upstream(conn, self.now);
@@ -377,42 +398,6 @@ impl Shard {
     fn set_stage(&mut self, conn: ConnId, stage: Stage) {
         if let Some(cell) = self.connections.get_mut(conn).filter(|cell| !matches!(cell.stage, Stage::Closing)) {
             cell.stage = stage;
-        }
-    }
-
-    /// Keeps bytes that arrive behind a request which is not answered yet.
-    fn carry(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
-        let bytes_max = self.options.http.head_bytes_max;
-        let Some(cell) = self.connections.get_mut(conn) else { return bytes.len() };
-        let carry = match &mut cell.stage {
-            Stage::Waiting(waiting) => &mut waiting.carry,
-            Stage::Poll(poll) => &mut poll.carry,
-            Stage::Scrape(scrape) => &mut scrape.carry,
-            _ => return bytes.len(),
-        };
-        let before = carry.len();
-        carry.extend_from_slice(bytes);
-        // One buffer's worth may still be on its way when reading stops.
-        if before <= bytes_max && carry.len() > bytes_max {
-            self.connections.output(Output::PauseReading { conn, paused: true });
-        }
-        bytes.len()
-    }
-
-    /// A request is answered: what its client sent ahead is next.
-    fn continue_with(&mut self, conn: ConnId, carry: Vec<u8>) {
-        if carry.is_empty() {
-            return;
-        }
-        if carry.len() > self.options.http.head_bytes_max {
-            self.connections.output(Output::PauseReading { conn, paused: false });
-        }
-        self.carried.push_back((conn, carry));
-    }
-
-    fn continue_carried(&mut self, now: Now) {
-        while let Some((conn, mut bytes)) = self.carried.pop_front() {
-            self.consume(conn, &mut bytes, now);
         }
     }
 }

@@ -27,8 +27,6 @@ pub struct Scrape {
     facts: Facts,
     owed: u16,
     total: Snapshot,
-    /// Bytes of the next request, which the client sent ahead.
-    pub carry: Vec<u8>,
 }
 
 /// A drain under way.
@@ -126,7 +124,7 @@ impl Shard {
         if !server.internal_listener && !server.loopback && !self.shows_key(head) {
             return self.refuse(conn, &facts, &Problem::unauthorized(server.api_key.is_empty()), now);
         }
-        let scrape = Scrape { facts, owed: self.shards, total: Snapshot::default(), carry: Vec::new() };
+        let scrape = Scrape { facts, owed: self.shards, total: Snapshot::default() };
         self.set_stage(conn, Stage::Scrape(Box::new(scrape)));
         self.timers.set(conn.slot, now.monotonic + SCRAPE_TIMEOUT);
         for worker in 0..self.shards {
@@ -155,14 +153,12 @@ impl Shard {
         let Some(Stage::Scrape(scrape)) = self.take_stage(conn) else { return };
         let text = scrape.total.render(self.draining.is_some());
         self.respond(conn, &scrape.facts, Response::new(200, "text/plain; version=0.0.4; charset=utf-8", text), now);
-        self.continue_with(conn, scrape.carry);
     }
 
     /// A worker has not answered in time: half the truth is worse than none.
     pub(super) fn scrape_expired(&mut self, conn: ConnId, now: Now) {
         let Some(Stage::Scrape(scrape)) = self.take_stage(conn) else { return };
         self.refuse(conn, &scrape.facts, &Problem::unavailable("a worker did not send its counters in time", 1), now);
-        self.continue_with(conn, scrape.carry);
     }
 
     fn snapshot(&self) -> Snapshot {

@@ -25,8 +25,6 @@ pub struct Poll {
     positions: Vec<(ChannelName, Option<StreamPosition>)>,
     /// Whether "nothing new" is said by 304: the position came from `If-None-Match`.
     not_modified: bool,
-    /// Bytes of the next request, which the client sent ahead.
-    pub carry: Vec<u8>,
 }
 
 impl Poll {
@@ -39,7 +37,6 @@ impl Poll {
             items: Vec::new(),
             positions: request.channels.iter().map(|channel| (channel.clone(), None)).collect(),
             not_modified: request.if_none_match,
-            carry: Vec::new(),
         }
     }
 
@@ -118,20 +115,18 @@ impl Shard {
         self.leave_all(conn);
         let Some(Stage::Poll(poll)) = self.take_stage(conn) else { return };
         self.refuse(conn, &poll.facts, &Problem::unavailable("the channel's worker did not answer in time", 1), now);
-        self.continue_with(conn, poll.carry);
     }
 
     fn answer_poll(&mut self, conn: ConnId, now: Now) {
         self.leave_all(conn);
         let Some(Stage::Poll(poll)) = self.take_stage(conn) else { return };
-        let Poll { facts, items, positions, not_modified, carry, .. } = *poll;
+        let Poll { facts, items, positions, not_modified, .. } = *poll;
         let token = token::write(&positions);
         let keep = facts.keep_alive && self.draining.is_none();
         let answer = poll::Answer { items: &items, token: &token, not_modified };
         let (status, bytes) = poll::response(answer, &facts.cors, facts.http11, keep, facts.head_only);
         self.count_request(&facts, status);
         self.finish_response(conn, bytes, keep, now);
-        self.continue_with(conn, carry);
     }
 
     /// A poll of one channel has been answered by the bytes that every such poll of it got.
@@ -140,6 +135,5 @@ impl Shard {
         let Some(Stage::Poll(poll)) = self.take_stage(conn) else { return };
         self.count_request(&poll.facts, 200);
         self.next_request(conn, poll.facts.keep_alive, now);
-        self.continue_with(conn, poll.carry);
     }
 }

@@ -27,8 +27,6 @@ pub struct Waiting {
     owed: usize,
     /// Tells this request's replies from an earlier one's on the same connection.
     request: u32,
-    /// Bytes of the next request, which the client sent ahead.
-    pub carry: Vec<u8>,
 }
 
 /// Which door the answer is written for.
@@ -66,7 +64,6 @@ impl Shard {
             results: drafts.iter().map(|_| None).collect(),
             owed: drafts.len(),
             request,
-            carry: Vec::new(),
         };
         self.set_stage(conn, Stage::Waiting(Box::new(waiting)));
         self.timers.set(conn.slot, now.monotonic + REPLY_TIMEOUT);
@@ -110,14 +107,13 @@ impl Shard {
     /// Writes the answer of a publishing request: all homes have replied, or the time is up.
     pub(super) fn answer_publish(&mut self, conn: ConnId, now: Now) {
         let Some(Stage::Waiting(waiting)) = self.take_stage(conn) else { return };
-        let Waiting { facts, door, channels, results, carry, .. } = *waiting;
+        let Waiting { facts, door, channels, results, .. } = *waiting;
         let response = match door {
             PublishDoor::Channel => publish::reply(&channels[0], results[0]),
             PublishDoor::ApiPublish => api::publish_reply(results[0]),
             PublishDoor::ApiBroadcast => api::broadcast_reply(&results),
         };
         self.respond(conn, &facts, response, now);
-        self.continue_with(conn, carry);
     }
 
     /// The homes have not replied in time.

@@ -16,6 +16,8 @@ pub struct SendQueue {
     frames: VecDeque<Frame>,
     skip: u32,
     bytes: usize,
+    /// Of these, in replies; a begun one counts whole.
+    reply_bytes: usize,
     /// The kernel refused bytes and has not said that there is room again.
     pub blocked: bool,
     /// Listed for the next flush.
@@ -35,8 +37,15 @@ pub struct Dropped {
 
 impl SendQueue {
     pub fn push(&mut self, frame: Frame) {
-        self.bytes += frame.blob.len();
+        self.count(&frame);
         self.frames.push_back(frame);
+    }
+
+    fn count(&mut self, frame: &Frame) {
+        self.bytes += frame.blob.len();
+        if frame.tag == FrameTag::REPLY {
+            self.reply_bytes += frame.blob.len();
+        }
     }
 
     /// Empties the queue for its next connection; keeps memory for a few frames.
@@ -52,6 +61,12 @@ impl SendQueue {
         self.bytes
     }
 
+    /// Bytes of replies that are not yet in the kernel; one that is partly there counts whole.
+    #[must_use]
+    pub const fn reply_bytes(&self) -> usize {
+        self.reply_bytes
+    }
+
     /// Whether one more frame of a size is admitted: an empty queue admits any.
     #[must_use]
     pub const fn admits(&self, bytes: usize, bytes_max: usize) -> bool {
@@ -62,7 +77,7 @@ impl SendQueue {
     pub fn take(&mut self) -> Option<(Frames, u32)> {
         let first = self.frames.pop_front()?;
         let skip = std::mem::take(&mut self.skip);
-        self.bytes = 0;
+        (self.bytes, self.reply_bytes) = (0, 0);
         if self.frames.is_empty() {
             return Some((Frames::One(first), skip));
         }
@@ -87,7 +102,7 @@ impl SendQueue {
         });
         let Some(begun) = begun else { return };
         for frame in frames.into_iter().skip(begun).rev() {
-            self.bytes += frame.blob.len();
+            self.count(&frame);
             self.frames.push_front(frame);
         }
         self.skip = u32::try_from(gone).unwrap_or(u32::MAX);

@@ -62,6 +62,7 @@ impl Shard {
             if self.connections.get(conn).is_some() {
                 self.timers.set(conn.slot, now.monotonic + self.options.http.keep_alive_timeout);
             }
+            self.ready_for_held(conn);
         } else {
             self.end(conn, now);
         }

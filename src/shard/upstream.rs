@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::connections::Pause;
 use super::io::{ConnectCause, ListenerId, Output};
 use super::reply::Facts;
 use super::stage::Stage;
@@ -31,8 +32,6 @@ pub struct Exchanging {
     facts: Facts,
     upstream: usize,
     link: Link,
-    /// Bytes of the client that cannot be passed on yet: its body while no connection is open, or its next request.
-    carry: Vec<u8>,
 }
 
 /// What carries an exchange to its upstream.
@@ -114,7 +113,7 @@ impl Shard {
         };
         let Some(peer) = self.connections.get(conn).map(super::connections::Cell::peer) else { return };
         let exchange = Exchange::new(head, Downstream { peer, secure: false, trusted: false }, server);
-        let exchanging = Exchanging { exchange, facts, upstream, link: Link::Waiting, carry: Vec::new() };
+        let exchanging = Exchanging { exchange, facts, upstream, link: Link::Waiting };
         self.set_stage(conn, Stage::Exchange(Box::new(exchanging)));
         let acquired = self.upstreams.pools[upstream].take(conn);
         self.acquired(conn, upstream, acquired, now);
@@ -183,36 +182,24 @@ impl Shard {
         let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
         let head = exchanging.exchange.request_head().to_vec();
         let upstream = exchanging.upstream;
-        let carry = std::mem::take(&mut exchanging.carry);
         self.say(up, head);
         let timeout = self.upstream_time(upstream, |upstream| upstream.response_timeout);
         self.timers.set(conn.slot, now.monotonic + timeout);
-        self.connections.output(Output::PauseReading { conn, paused: false });
-        if !carry.is_empty() {
-            self.exchange_bytes(conn, &carry, now);
-        }
+        self.connections.resume(conn, Pause::COUNTERPART);
+        self.ready_for_held(conn);
     }
 
-    /// Bytes of the client: its body, its side of a tunnel, or its next request.
+    /// Bytes of the client: its body or its side of a tunnel. What belongs to its next request, or comes before a connection is
+    /// open, has to wait.
     pub(super) fn exchange_bytes(&mut self, conn: ConnId, bytes: &[u8], now: Now) -> usize {
         let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else {
             return bytes.len();
         };
-        let Link::Open { conn: up, .. } = exchanging.link else {
-            exchanging.carry.extend_from_slice(bytes);
-            self.connections.output(Output::PauseReading { conn, paused: true });
-            return bytes.len();
-        };
+        let Link::Open { conn: up, .. } = exchanging.link else { return 0 };
         let mut out = Vec::new();
         match exchanging.exchange.request_bytes(bytes, &mut out) {
             Ok(step) => {
                 let (upstream, tunnel) = (exchanging.upstream, exchanging.exchange.is_tunnel());
-                let rest = &bytes[step.consumed..];
-                exchanging.carry.extend_from_slice(rest);
-                if !rest.is_empty() {
-                    // The next request waits its turn.
-                    self.connections.output(Output::PauseReading { conn, paused: true });
-                }
                 if !out.is_empty() {
                     self.pass(conn, up, out);
                 }
@@ -223,14 +210,15 @@ impl Shard {
                     let timeout = self.upstream_time(upstream, |upstream| upstream.response_timeout);
                     self.timers.set(conn.slot, now.monotonic + timeout);
                 }
+                step.consumed
             }
             Err(error) => {
                 self.metrics.http_parse_errors.one(error.label());
                 self.drop_upstream(conn, now);
                 self.bad_request(conn, error, now);
+                bytes.len()
             }
         }
-        bytes.len()
     }
 
     /// Bytes of an upstream.
@@ -255,7 +243,7 @@ impl Shard {
             Ok(ResponseState::Streaming) => self.touch(conn, upstream, now),
             Ok(ResponseState::Tunnel) => {
                 self.touch(conn, upstream, now);
-                self.pass_carried(conn, now);
+                self.ready_for_held(conn);
             }
             Ok(ResponseState::Ended(ended)) => self.exchange_ended(conn, ended, now),
             Err(error) => self.exchange_failed(conn, error, now),
@@ -263,11 +251,16 @@ impl Shard {
         bytes.len()
     }
 
-    /// Queues bytes of one side for the other. One that is behind already, perhaps with an earlier response, holds the writer back.
+    /// Queues bytes of one side for the other. One that is behind, perhaps with an earlier response, holds the writer back.
     fn pass(&mut self, from: ConnId, to: ConnId, bytes: Vec<u8>) {
         self.say(to, bytes);
-        if self.connections.blocked(to.slot) {
-            self.connections.output(Output::PauseReading { conn: from, paused: true });
+        let blocked = self.connections.blocked(to.slot);
+        let much = self.connections.reply_bytes(to.slot) > self.options.http.queue_bytes_max / 2;
+        if (blocked || much) && !self.connections.is_paused_by(from, Pause::COUNTERPART) {
+            self.connections.pause(from, Pause::COUNTERPART);
+            if !blocked {
+                self.resuming.push(to);
+            }
         }
     }
 
@@ -341,19 +334,23 @@ impl Shard {
             Some(Stage::Upstream(up)) => up.downstream,
             _ => None,
         };
-        if let Some(conn) = counterpart {
-            self.connections.output(Output::PauseReading { conn, paused });
+        match counterpart {
+            Some(conn) if paused => self.connections.pause(conn, Pause::COUNTERPART),
+            Some(conn) => self.connections.resume(conn, Pause::COUNTERPART),
+            None => {}
         }
     }
 
-    /// Reads the other side again of those who have taken all that waited for them. Sooner, and a slow reader's queue would grow
-    /// by what a fast writer sends in the time of each small step.
-    pub(super) fn resume_counterparts(&mut self) {
+    /// Reads those again who have taken all that waited for them, and the other side of their exchange. Sooner, and a slow
+    /// reader's queue would grow by what a fast writer sends in the time of each small step.
+    pub(super) fn read_again(&mut self) {
         let mut resuming = std::mem::take(&mut self.resuming);
         resuming.retain(|&conn| {
             let flushed = self.connections.is_flushed(conn.slot);
             if flushed {
                 self.hold_back(conn, false);
+                self.connections.resume(conn, Pause::BEHIND);
+                self.ready_for_held(conn);
             }
             // A blocked one becomes writable again and comes back here.
             !flushed && !self.connections.blocked(conn.slot) && self.connections.get(conn).is_some()
@@ -380,7 +377,7 @@ impl Shard {
     /// The exchange ended as it should.
     fn exchange_ended(&mut self, conn: ConnId, ended: Ended, now: Now) {
         let Some(Stage::Exchange(exchanging)) = self.take_stage(conn) else { return };
-        let Exchanging { facts, upstream, link, carry, .. } = *exchanging;
+        let Exchanging { facts, upstream, link, .. } = *exchanging;
         let name = self.upstream_name(upstream);
         self.metrics.upstream_requests.add([Label::Name(name.into()), Label::None, Label::None], 1);
         if let Link::Open { conn: up, server, .. } = link {
@@ -392,9 +389,8 @@ impl Shard {
                 self.end(up, now);
             }
         }
-        self.connections.output(Output::PauseReading { conn, paused: false });
+        self.connections.resume(conn, Pause::COUNTERPART);
         self.next_request(conn, ended.downstream_keep_alive && facts.keep_alive && self.draining.is_none(), now);
-        self.continue_with(conn, carry);
     }
 
     /// The exchange cannot go on: try again, tell the client, or cut it off where the response has begun.
@@ -419,11 +415,10 @@ impl Shard {
             (Failure::Answer(problem), _) => {
                 self.release_exchange(conn, now);
                 let Some(Stage::Exchange(exchanging)) = self.take_stage(conn) else { return };
-                let Exchanging { mut facts, carry, .. } = *exchanging;
+                let Exchanging { mut facts, .. } = *exchanging;
                 facts.keep_alive &= complete;
-                self.connections.output(Output::PauseReading { conn, paused: false });
+                self.connections.resume(conn, Pause::COUNTERPART);
                 self.refuse(conn, &facts, &problem, now);
-                self.continue_with(conn, carry);
             }
             (Failure::Abort | Failure::Retry, _) => self.abort(conn),
         }
@@ -433,7 +428,7 @@ impl Shard {
     fn put_back(&mut self, up: ConnId, upstream: usize, server: ServerId, now: Now) {
         self.detach(up);
         // It may have been held back for the client it served; unread, its end would go unnoticed.
-        self.connections.output(Output::PauseReading { conn: up, paused: false });
+        self.connections.resume(up, Pause::COUNTERPART);
         match self.upstreams.pools[upstream].put_back(server, up) {
             PutBack::Kept => {
                 let timeout = self.upstream_time(upstream, |upstream| upstream.idle_timeout);
@@ -480,16 +475,6 @@ impl Shard {
     fn take_turn(&mut self, upstream: usize, turn: Option<Turn>, now: Now) {
         if let Some(turn) = turn {
             self.acquired(turn.waiter, upstream, turn.acquired, now);
-        }
-    }
-
-    /// What the client of a new tunnel sent before it was one.
-    fn pass_carried(&mut self, conn: ConnId, now: Now) {
-        let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
-        let carry = std::mem::take(&mut exchanging.carry);
-        if !carry.is_empty() {
-            self.connections.output(Output::PauseReading { conn, paused: false });
-            self.exchange_bytes(conn, &carry, now);
         }
     }
 

@@ -74,10 +74,10 @@ impl Shard {
         let Some(Stage::WebSocket(mut socket)) = self.take_stage(conn) else { return bytes.len() };
         socket.awaiting_pong = false;
         let length = bytes.len();
-        let ended = self.websocket_messages(conn, &mut socket, bytes);
+        let (used, ended) = self.websocket_messages(conn, &mut socket, bytes);
         self.set_stage(conn, Stage::WebSocket(socket));
         match ended {
-            Ok(()) => {}
+            Ok(()) => return used,
             Err(Ended::Close(disconnect)) => self.close_websocket(conn, disconnect, now),
             Err(Ended::Answer(code)) => {
                 self.disconnected(conn, code.map_or(1005, CloseCode::number));
@@ -95,7 +95,9 @@ impl Shard {
         length
     }
 
-    fn websocket_messages(&mut self, conn: ConnId, socket: &mut WebSocket, bytes: &mut [u8]) -> Result<(), Ended> {
+    /// Returns how many bytes were used: all, unless the answers to some of them have to be taken first.
+    fn websocket_messages(&mut self, conn: ConnId, socket: &mut WebSocket, bytes: &mut [u8]) -> (usize, Result<(), Ended>) {
+        let length = bytes.len();
         let mut rest = bytes;
         let options = Arc::clone(&self.options);
         // Events may borrow from it, so it is out of the shard while they are handled.
@@ -106,6 +108,9 @@ impl Shard {
                     if let Err(ended) = self.websocket_event(conn, socket, event) {
                         break Err(ended);
                     }
+                    if self.is_behind(conn) {
+                        break Ok(());
+                    }
                 }
                 Ok(None) => break Ok(()),
                 Err(error) => {
@@ -115,7 +120,7 @@ impl Shard {
             }
         };
         self.scratch = scratch;
-        result
+        (length - rest.len(), result)
     }
 
     fn websocket_event(&mut self, conn: ConnId, socket: &mut WebSocket, event: Event<'_>) -> Result<(), Ended> {
