@@ -1,4 +1,4 @@
-//! The pitfalls of io_uring, each provoked on the real ring. `docs/pitfalls.md` is the table of them.
+//! The pitfalls of io_uring, each provoked on the real ring. `ARCHITECTURE.md` has the table of them.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
