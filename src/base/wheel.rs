@@ -89,6 +89,9 @@ impl Wheel {
     /// When [`Wheel::expire`] next has something to do; not later than the earliest deadline's tick.
     #[must_use]
     pub fn next(&self) -> Option<Nanos> {
+        if self.heads[0][(self.tick & (LEVEL_SIZE as u64 - 1)) as usize] != NONE {
+            return Some(Nanos(self.tick.saturating_mul(TICK.as_nanos() as u64)));
+        }
         let ticks = (0..LEVELS).filter(|&level| self.occupied[level] != 0).map(|level| self.next_tick_of(level)).min()?;
         Some(Nanos(ticks.saturating_mul(TICK.as_nanos() as u64)))
     }
@@ -210,6 +213,17 @@ mod tests {
         wheel.set(1, ms(86_400_000));
         wheel.set(2, ms(7_000));
         assert!(wheel.next().is_some_and(|at| at <= ms(7_000)));
+    }
+
+    #[test]
+    fn next_is_past_while_something_due_has_not_been_taken() {
+        let mut wheel = Wheel::default();
+        wheel.set(1, ms(250));
+        wheel.set(2, ms(250));
+        assert!(wheel.expire(ms(300)).is_some());
+        assert!(wheel.next().is_some_and(|at| at <= ms(300)));
+        assert!(wheel.expire(ms(300)).is_some());
+        assert_eq!(wheel.next(), None);
     }
 
     proptest! {

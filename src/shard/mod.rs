@@ -7,6 +7,8 @@
 mod audience;
 mod body;
 mod connections;
+#[cfg(test)]
+mod deadline_tests;
 mod doors;
 mod encode;
 mod fanout;
@@ -49,6 +51,8 @@ use stage::Stage;
 
 /// How often the hub is swept for what has outlived its use.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Deadlines fired per turn.
+const EXPIRED_MAX: usize = 1024;
 /// How long a connection that has said everything waits for its peer to take it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -142,10 +146,12 @@ impl Shard {
         self.continue_held(now);
     }
 
-    /// Fires every deadline that has passed.
+    /// Fires deadlines that have passed, a bounded number: while more are due [`Shard::poll_timeout`] says so.
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
-        while let Some(slot) = self.timers.expire(now.monotonic) {
+        // Connections that came together have their pings together: what one turn queues for them stays small.
+        for _ in 0..EXPIRED_MAX {
+            let Some(slot) = self.timers.expire(now.monotonic) else { break };
             if let Some(conn) = self.connections.at(slot) {
                 self.expired(conn, now);
             }
