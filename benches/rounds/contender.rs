@@ -79,9 +79,15 @@ impl Figures {
         self.0.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN)
     }
 
-    /// Nothing was lost, repeated, out of order or wrong.
+    /// All that was expected came, and nothing was repeated, out of order or wrong.
     pub fn is_sound(&self) -> bool {
-        ["lost", "repeated", "disordered", "corrupt", "gaps", "closed_by_server"].iter().all(|name| self.number(name) == 0.0)
+        self.0.get("sound") == Some(&Value::Bool(true))
+    }
+
+    /// Why it is not.
+    pub fn reasons(&self) -> String {
+        let reasons = self.0.get("reasons").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        reasons.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ")
     }
 }
 

@@ -127,8 +127,9 @@ impl Results {
         for Bar { what, bar, got, met } in bars {
             _ = writeln!(text, "| {what} | {bar} | {got:.2} | {} |", if met { "met" } else { "MISSED" });
         }
-        let faulty = self.runs().filter(|run| !run.is_sound()).count();
-        _ = writeln!(text, "\nRuns with a lost, repeated, disordered or wrong frame: {faulty}.");
+        for run in self.runs().filter(|run| !run.is_sound()) {
+            _ = writeln!(text, "\n**VOID**: a run does not count: {}.", run.reasons());
+        }
         for series in self.unsteady() {
             let off = series.spread(CPU).off() * 100.0;
             _ = writeln!(text, "\n**VOID**: {} was off by {off:.0} % from its own median.", series.contender.name());
@@ -185,7 +186,7 @@ impl Results {
                  {:.0} KiB at the first count, {:.0} KiB at the second.",
                 idle.number("bytes_per_connection"),
                 idle.number("all_in_bytes_per_connection"),
-                idle.number("resident_kib_at_start"),
+                idle.number("base_resident_kib"),
                 idle.number("resident_kib_after_churn"),
                 idle.number("resident_kib_from"),
                 idle.number("resident_kib_to"),

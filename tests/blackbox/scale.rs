@@ -47,7 +47,7 @@ fn nineteen_thousand_subscribers_get_everything_once() {
     let server = Server::start(&[]);
     // The load generator checks each frame's channel, offset and content, and counts what is lost or repeated.
     let mut bench = Command::new(env!("CARGO_BIN_EXE_ringmain"));
-    bench.args(["bench", "fan-out", "--json", "--subscribers", "19000", "--publications", "5", "--warmup", "1"]);
+    bench.args(["bench", "fan-out", "--json", "--closed", "--subscribers", "19000", "--publications", "5", "--warmup", "1"]);
     let output = bench.args(["--addr", &server.address.to_string(), "--api-key", KEY]).output().expect("the load generator runs");
     let text = String::from_utf8_lossy(&output.stdout);
     let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap_or_else(|error| {

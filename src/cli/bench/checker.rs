@@ -73,6 +73,39 @@ enum Arrival {
     Again,
 }
 
+/// What a server may not say, as the first of it is reported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Corruption {
+    /// Not an item of the plain protocol.
+    NotAnItem,
+    /// A `subscribed` item for a channel that the connection is already subscribed to.
+    SubscribedAgain,
+    /// Another channel or epoch, or no number.
+    Position,
+    /// A payload that was not published, or not at this offset.
+    Content,
+    /// An event's `id:` that is not its item's position.
+    EventId,
+    /// A poll's position that is not the one of its last message.
+    PollPosition,
+    /// A publication's answer that names another channel, or a position that subscribers did not see.
+    Answer,
+}
+
+impl Corruption {
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::NotAnItem => "not an item",
+            Self::SubscribedAgain => "subscribed twice",
+            Self::Position => "a wrong channel, epoch or position",
+            Self::Content => "a payload that was not published at this offset",
+            Self::EventId => "an event's id that is not its item's position",
+            Self::PollPosition => "a poll's position that is not its last message's",
+            Self::Answer => "a publication's answer that is not the position subscribers got",
+        }
+    }
+}
+
 /// What was seen so far. Everything but `deliveries` must be zero in a sound run.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Tally {
@@ -84,12 +117,6 @@ pub struct Tally {
     pub corrupt: u64,
     /// Gap and end items: the server saying itself that it lost something.
     pub gaps: u64,
-}
-
-impl Tally {
-    pub fn is_sound(&self) -> bool {
-        *self == Self { deliveries: self.deliveries, ..Self::default() }
-    }
 }
 
 /// The publication number each offset must hold, and the copies that were checked.
@@ -107,6 +134,7 @@ pub struct Checker {
     intended: Vec<u64>,
     scratch: Vec<u8>,
     pub tally: Tally,
+    pub first_corruption: Option<Corruption>,
     /// When the last delivery came.
     pub delivered_at: u64,
     latency: Histogram<u64>,
@@ -147,6 +175,7 @@ impl Checker {
             intended: Vec::new(),
             scratch: Vec::new(),
             tally: Tally::default(),
+            first_corruption: None,
             delivered_at: 0,
             latency: new_histogram(),
         }
@@ -182,14 +211,49 @@ impl Checker {
         Some(self.base? + self.published().checked_sub(1)?)
     }
 
-    /// Takes one item of a WebSocket message, an event or a poll, received at `now`.
-    pub fn item(&mut self, ledger: &mut Ledger, item: &[u8], now: u64) {
+    /// Takes one item of a WebSocket message, a stream or a poll, received at `now`. Returns the offset that it says it
+    /// has, where it is a publication.
+    pub fn item(&mut self, ledger: &mut Ledger, item: &[u8], now: u64) -> Option<u64> {
         if let Some(offset) = self.known_next(ledger, item) {
             ledger.next = Some(offset + 1);
             self.deliver(offset, now);
-        } else {
-            self.unknown_item(ledger, item, now);
+            return Some(offset);
         }
+        self.unknown_item(ledger, item, now).unwrap_or_else(|corruption| {
+            self.corrupt(corruption);
+            None
+        })
+    }
+
+    /// Takes an item that came as an event: its `id:` must be its position, or a reconnect would resume elsewhere.
+    pub fn event(&mut self, ledger: &mut Ledger, id: Option<&[u8]>, item: &[u8], now: u64) {
+        let Some(offset) = self.item(ledger, item, now) else { return };
+        let id = id.and_then(|id| std::str::from_utf8(id).ok()).and_then(|id| self.token(id));
+        if id != Some(offset) {
+            self.corrupt(Corruption::EventId);
+        }
+    }
+
+    /// Takes the position that a poll ends at: where the subscriber already is.
+    pub fn poll_position(&mut self, ledger: &Ledger, position: &str) {
+        let offset = self.token(position);
+        if offset.is_none_or(|offset| ledger.next != Some(offset + 1)) {
+            self.corrupt(Corruption::PollPosition);
+        }
+    }
+
+    /// Takes the answer to publication `number`.
+    pub fn answer(&mut self, number: u64, channel: &str, position: &str) {
+        let offset = self.offset(channel, position);
+        if offset.is_none_or(|offset| !self.stored(number, offset)) {
+            self.corrupt(Corruption::Answer);
+        }
+    }
+
+    /// Counts what the server may not say.
+    pub fn corrupt(&mut self, corruption: Corruption) {
+        self.tally.corrupt += 1;
+        self.first_corruption.get_or_insert(corruption);
     }
 
     /// The offset of `item`, where it is a copy of the publication that must come next.
@@ -208,24 +272,30 @@ impl Checker {
         }
     }
 
-    fn unknown_item(&mut self, ledger: &mut Ledger, bytes: &[u8], now: u64) {
-        let Ok(item) = serde_json::from_slice::<Item<'_>>(bytes) else {
-            self.tally.corrupt += 1;
-            return;
-        };
+    fn unknown_item(&mut self, ledger: &mut Ledger, bytes: &[u8], now: u64) -> Result<Option<u64>, Corruption> {
+        let item: Item<'_> = serde_json::from_slice(bytes).map_err(|_| Corruption::NotAnItem)?;
         if item.gap.is_some() || item.end.is_some() {
             self.tally.gaps += 1;
-        } else if let Some(Subscribed { channel, position }) = item.subscribed {
-            match self.offset(channel, position) {
-                Some(offset) => ledger.start(offset),
-                None => self.tally.corrupt += 1,
-            }
-        } else if let (Some(channel), Some(position), Some(data)) = (item.channel, item.position, item.data) {
-            match self.offset(channel, position).filter(|&offset| self.holds(offset, data.get().as_bytes())) {
-                Some(offset) => self.arrive(ledger, offset, bytes, now),
-                None => self.tally.corrupt += 1,
-            }
+            return Ok(None);
         }
+        if let Some(Subscribed { channel, position }) = item.subscribed {
+            let offset = self.offset(channel, position).ok_or(Corruption::Position)?;
+            // Starting again would forget what has not come yet.
+            if ledger.is_started() {
+                return Err(Corruption::SubscribedAgain);
+            }
+            ledger.start(offset);
+            return Ok(None);
+        }
+        let (Some(channel), Some(position), Some(data)) = (item.channel, item.position, item.data) else {
+            return Err(Corruption::NotAnItem);
+        };
+        let offset = self.offset(channel, position).ok_or(Corruption::Position)?;
+        if !self.holds(offset, data.get().as_bytes()) {
+            return Err(Corruption::Content);
+        }
+        self.arrive(ledger, offset, bytes, now);
+        Ok(Some(offset))
     }
 
     fn arrive(&mut self, ledger: &mut Ledger, offset: u64, bytes: &[u8], now: u64) {
@@ -248,7 +318,7 @@ impl Checker {
         if channel == self.channel { self.token(position) } else { None }
     }
 
-    /// Takes a poll's or a publish reply's position, which names no channel of its own.
+    /// Takes a position alone: one epoch for the whole run, a number.
     pub fn token(&mut self, position: &str) -> Option<u64> {
         let (epoch, offset) = position.split_once(':')?;
         let same_epoch = self.epoch.get_or_insert_with(|| epoch.to_owned()) == epoch;
@@ -261,7 +331,7 @@ impl Checker {
     }
 
     /// Notes that publication `number` got `offset`; false when that contradicts what was seen before.
-    pub fn stored(&mut self, number: u64, offset: u64) -> bool {
+    fn stored(&mut self, number: u64, offset: u64) -> bool {
         let Some(base) = offset.checked_sub(number) else { return false };
         number < self.published() && *self.base.get_or_insert(base) == base
     }
@@ -358,10 +428,41 @@ mod tests {
         check_corrupt(item("news", "E:10", 1));
         check_corrupt(item("news", "E:99", 89));
         check_corrupt(b"{".to_vec());
+        check_corrupt(b"{}".to_vec());
+        check_corrupt(br#"{"channel":"news","position":"E:10"}"#.to_vec());
         for at in good(0).windows(8).position(|window| window == b"\"fill\":\"").map(|at| at + 9).into_iter() {
             let mut changed = good(0);
             changed[at] ^= 1;
             check_corrupt(changed);
+        }
+    }
+
+    #[test]
+    fn subscribing_again_forgives_nothing() {
+        let again = br#"{"subscribed":{"channel":"news","position":"E:19","recovered":true}}"#.to_vec();
+        assert_eq!(run(&[again]), (Tally { corrupt: 1, ..Tally::default() }, 10));
+    }
+
+    #[test]
+    fn an_events_id_is_its_position() {
+        for (id, corrupt) in [(Some(&b"E:10"[..]), 0), (Some(b"E:11"), 1), (Some(b"F:10"), 1), (Some(b"E"), 1), (None, 1)] {
+            let (mut checker, mut ledger) = (Checker::new("news", BYTES), Ledger::default());
+            checker.item(&mut ledger, br#"{"subscribed":{"channel":"news","position":"E:9","recovered":true}}"#, 0);
+            checker.intend(0);
+            checker.event(&mut ledger, id, &good(0), 1);
+            assert_eq!(checker.tally, Tally { deliveries: 1, corrupt, ..Tally::default() }, "{id:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_the_position_that_subscribers_got() {
+        for (channel, position, corrupt) in [("news", "E:10", 0), ("news", "E:11", 1), ("news", "F:10", 1), ("olds", "E:10", 1)] {
+            let (mut checker, mut ledger) = (Checker::new("news", BYTES), Ledger::default());
+            checker.item(&mut ledger, br#"{"subscribed":{"channel":"news","position":"E:9","recovered":true}}"#, 0);
+            checker.intend(0);
+            checker.item(&mut ledger, &good(0), 1);
+            checker.answer(0, channel, position);
+            assert_eq!(checker.tally, Tally { deliveries: 1, corrupt, ..Tally::default() }, "{channel} {position}");
         }
     }
 

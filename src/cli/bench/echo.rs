@@ -1,23 +1,36 @@
-//! WebSocket echo: each connection sends its next message when the last came back, and compares every byte.
+//! WebSocket echo: messages to the echo door and back, every byte compared.
+//!
+//! Closed, each connection sends its next message when the last came back. Open, messages are due at a rate, to the
+//! connections in turn.
 
 use clap::Args;
 
-use super::checker::{Checker, Tally};
+use super::checker::Checker;
 use super::error::BenchError;
 use super::fleet::Fleet;
+use super::pace::{Loop, Pace, Pacing, Phase, Words};
 use super::report::Report;
 use super::session::Doing;
+use super::verdict::Verdict;
 use super::{Common, Outcome, check_payload};
+
+const WORDS: Words = Words { counted: "messages", per_second: "messages_per_second" };
+const WARM_UP_SECONDS: u64 = 1;
+/// Messages of an open loop that may be on their way for each connection. Beyond it the loop waits, and latency tells.
+const OUTSTANDING_MAX: u64 = 64;
 
 #[derive(Args, Debug)]
 pub struct EchoArgs {
     #[command(flatten)]
     pub(super) common: Common,
+    #[command(flatten)]
+    pacing: Pacing,
     #[arg(long, default_value_t = 500)]
     connections: usize,
     /// Bytes of a message.
     #[arg(long, default_value_t = 64)]
     payload: usize,
+    /// Seconds of each loop.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
     #[arg(long, default_value = "/echo")]
@@ -29,49 +42,92 @@ pub fn run(args: &EchoArgs) -> Result<Outcome, BenchError> {
     let request = args.common.request(args.path.clone(), Doing::Echo { payload_bytes: args.payload });
     let mut fleet = args.common.fleet(request, Checker::new("", args.payload), args.connections)?;
     fleet.open(args.connections, args.common.window)?;
-    fleet.start_echoes()?;
-    run_for(&mut fleet, 1_000_000_000)?;
-    let (began, before) = (fleet.clock.now(), fleet.echoes.count);
-    fleet.echoes.round_trip.reset();
-    let sample = args.common.server().sample(began)?;
-    run_for(&mut fleet, args.seconds.saturating_mul(1_000_000_000))?;
-    let now = fleet.clock.now();
-    let spent = sample.until(args.common.server().sample(now)?);
-    let messages = fleet.echoes.count - before;
+    run_closed(&mut fleet, WARM_UP_SECONDS)?;
     drain(&mut fleet)?;
+    let phases = args.pacing.run(|pace| measure(&mut fleet, args, pace))?;
 
-    let seconds = (now - began) as f64 / 1e9;
     let mut report = Report::new("echo");
     report.add("connections", args.connections);
     report.add("payload_bytes", args.payload);
-    report.real("seconds", seconds);
-    report.add("messages", messages);
-    report.real("messages_per_second", messages as f64 / seconds.max(1e-9));
-    report.spent(spent, messages);
-    report.latency(&fleet.echoes.round_trip);
-    let (closed, fault) = fleet.closed();
-    report.faults(Tally::default(), fleet.echoes.outstanding, closed);
-    if let Some(fault) = fault {
-        report.add("last_fault", format!("{fault:?}"));
-    }
-    Ok(Outcome { report, sound: closed == 0 && fleet.echoes.outstanding == 0 })
+    phases.write(&mut report, &WORDS);
+    let mut verdict = Verdict::default();
+    verdict.came(phases.counted(), "messages in the measured part");
+    verdict.lost(fleet.echoes.outstanding, "messages");
+    verdict.closed(fleet.closed());
+    Ok(Outcome::new(report, &verdict))
 }
 
-fn run_for(fleet: &mut Fleet, nanos: u64) -> Result<(), BenchError> {
-    let until = fleet.clock.now().saturating_add(nanos);
+fn measure(fleet: &mut Fleet, args: &EchoArgs, pace: Loop) -> Result<Phase, BenchError> {
+    let (began, before) = (fleet.clock.now(), fleet.echoes.count);
+    fleet.echoes.round_trip.reset();
+    let sample = args.common.server().sample(began)?;
+    match pace {
+        Loop::Closed => run_closed(fleet, args.seconds)?,
+        Loop::Open(rate) => run_open(fleet, pace, (rate * args.seconds as f64) as u64)?,
+    }
+    let complete = drain(fleet)?;
+    let now = fleet.clock.now();
+    let count = fleet.echoes.count - before;
+    Ok(Phase {
+        nanos: now - began,
+        paced: count,
+        counted: count,
+        spent: sample.until(args.common.server().sample(now)?),
+        latency: fleet.echoes.round_trip.clone(),
+        complete,
+    })
+}
+
+fn run_closed(fleet: &mut Fleet, seconds: u64) -> Result<(), BenchError> {
+    let until = fleet.clock.now().saturating_add(seconds.saturating_mul(1_000_000_000));
+    fleet.echoes.again = true;
+    for index in 0..fleet.ready() {
+        fleet.echo(index, fleet.clock.now())?;
+    }
     while fleet.clock.now() < until && fleet.closed().0 == 0 {
         fleet.turn(until)?;
         fleet.say(|fleet| format!("{} echoes", fleet.echoes.count));
     }
+    fleet.echoes.again = false;
     Ok(())
 }
 
-/// Waits for what is still on its way, while any of it comes. What does not is counted as lost.
-fn drain(fleet: &mut Fleet) -> Result<(), BenchError> {
-    fleet.echoes.stopped = true;
-    let mut stall = fleet.stall("waiting for the last echoes");
-    while fleet.echoes.outstanding > 0 && stall.check(fleet.echoes.count, fleet.clock.now()).is_ok() {
-        fleet.turn(u64::MAX)?;
+fn run_open(fleet: &mut Fleet, pace: Loop, count: u64) -> Result<(), BenchError> {
+    let connections = fleet.ready();
+    let outstanding_max = OUTSTANDING_MAX * connections as u64;
+    let mut pace = Pace::new(pace, fleet.clock.now(), count);
+    let mut stall = fleet.stall("echoing");
+    for turn in (0..connections).cycle() {
+        while !pace.is_done() && fleet.closed().0 == 0 {
+            let room = fleet.echoes.outstanding < outstanding_max;
+            if let Some(due) = pace.next(fleet.clock.now(), room) {
+                fleet.echo(turn, due)?;
+                break;
+            }
+            fleet.turn(pace.sleep_until(room))?;
+            if fleet.echoes.outstanding == 0 {
+                stall.rest(fleet.clock.now());
+            }
+            if stall.check(fleet.echoes.count, fleet.clock.now()).is_err() {
+                return Ok(());
+            }
+            fleet.say(|fleet| format!("{} echoes", fleet.echoes.count));
+        }
+        if pace.is_done() || fleet.closed().0 > 0 {
+            break;
+        }
     }
     Ok(())
+}
+
+/// Waits for what is still on its way, while any of it comes; false when some does not. That counts as lost.
+fn drain(fleet: &mut Fleet) -> Result<bool, BenchError> {
+    let mut stall = fleet.stall("waiting for the last echoes");
+    while fleet.echoes.outstanding > 0 {
+        if fleet.is_out_of_time() || stall.check(fleet.echoes.count, fleet.clock.now()).is_err() {
+            return Ok(false);
+        }
+        fleet.turn(u64::MAX)?;
+    }
+    Ok(true)
 }

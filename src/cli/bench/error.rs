@@ -37,8 +37,10 @@ pub enum PublishFault {
         status: u16,
         detail: String,
     },
-    /// The reply's position contradicts what was seen.
-    Position,
+    /// A reply to nothing.
+    Unasked,
+    /// A 200 whose body names no channel and position.
+    Body,
     Closed,
 }
 
@@ -66,9 +68,8 @@ impl fmt::Display for BenchError {
                 write!(f, "the server answered a publication with {status} (is --api-key right?): {detail}")
             }
             Self::Publish(PublishFault::Wire(error)) => write!(f, "publishing: the reply is not HTTP as expected: {error:?}"),
-            Self::Publish(PublishFault::Position) => {
-                write!(f, "publishing: a reply's position does not follow the one before (does another publish there?)")
-            }
+            Self::Publish(PublishFault::Unasked) => write!(f, "publishing: a reply came that nothing had asked for"),
+            Self::Publish(PublishFault::Body) => write!(f, "publishing: a reply without channel and position"),
             Self::Publish(PublishFault::Closed) => write!(f, "publishing: the server closed the connection"),
             Self::Stalled { doing, seconds } => write!(f, "{doing}: nothing came for {seconds} s"),
             Self::OutOfTime { seconds } => write!(f, "the run took longer than --time-max {seconds} s"),

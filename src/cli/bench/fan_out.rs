@@ -1,35 +1,36 @@
 //! One channel, many subscribers, publications over HTTP during the run.
 //!
-//! `fan-out` publishes the next one when all subscribers got the last (or at a rate); `stream` publishes at a rate to
-//! a channel whose namespace coalesces. At a rate the loop is open: publication `n` is due at `n / rate`, whatever
-//! became of those before it, and its latency counts from then.
+//! `fan-out` tells what a delivery costs and how long it takes; `stream` publishes at a rate to a channel whose
+//! namespace coalesces.
 
 use clap::Args;
 
-use super::checker::{Checker, Tally};
+use super::checker::Checker;
 use super::error::BenchError;
 use super::fleet::Fleet;
+use super::pace::{Loop, Pace, Pacing, Phase, Phases, Words};
 use super::publisher::IN_FLIGHT_MAX;
 use super::report::Report;
-use super::server::Spent;
 use super::session::{Doing, Transport};
+use super::verdict::Verdict;
 use super::{Common, Outcome, channel_path, check_payload};
+
+const WORDS: Words = Words { counted: "deliveries", per_second: "deliveries_per_second" };
 
 #[derive(Args, Debug)]
 pub struct FanOutArgs {
     #[command(flatten)]
     pub(super) common: Common,
+    #[command(flatten)]
+    pacing: Pacing,
     #[arg(long, default_value_t = 5000)]
     subscribers: usize,
-    /// Publications that are measured.
+    /// Publications that are measured; an open loop after the closed one publishes half as many.
     #[arg(long, default_value_t = 400)]
     publications: u64,
     /// Publications before those.
     #[arg(long, default_value_t = 40)]
     warmup: u64,
-    /// Publications a second; 0: the next one when all got the last.
-    #[arg(long, default_value_t = 0)]
-    rate: u64,
     /// Bytes of a payload.
     #[arg(long, default_value_t = 128)]
     payload: usize,
@@ -45,12 +46,12 @@ pub struct StreamArgs {
     pub(super) common: Common,
     #[arg(long, default_value_t = 1000)]
     subscribers: usize,
-    /// Publications a second.
+    /// Publications a second: the loop is open.
     #[arg(long, default_value_t = 1000)]
-    rate: u64,
+    rate: u32,
     /// Seconds that are measured.
     #[arg(long, default_value_t = 10)]
-    seconds: u64,
+    seconds: u32,
     #[arg(long, default_value_t = 128)]
     payload: usize,
     #[arg(long, value_enum, default_value = "ws")]
@@ -63,10 +64,10 @@ pub struct StreamArgs {
 struct Plan<'a> {
     load: &'static str,
     common: &'a Common,
+    pacing: Pacing,
     subscribers: usize,
     publications: u64,
     warmup: u64,
-    rate: u64,
     payload: usize,
     transport: Transport,
     channel: &'a str,
@@ -76,10 +77,10 @@ pub fn run(args: &FanOutArgs) -> Result<Outcome, BenchError> {
     run_plan(&Plan {
         load: "fan-out",
         common: &args.common,
+        pacing: args.pacing.clone(),
         subscribers: args.subscribers,
         publications: args.publications,
         warmup: args.warmup,
-        rate: args.rate,
         payload: args.payload,
         transport: args.transport,
         channel: &args.channel,
@@ -93,21 +94,14 @@ pub fn run_stream(args: &StreamArgs) -> Result<Outcome, BenchError> {
     run_plan(&Plan {
         load: "stream",
         common: &args.common,
+        pacing: Pacing::at(args.rate.into()),
         subscribers: args.subscribers,
-        publications: args.rate.saturating_mul(args.seconds),
-        warmup: args.rate,
-        rate: args.rate,
+        publications: u64::from(args.rate) * u64::from(args.seconds),
+        warmup: args.rate.into(),
         payload: args.payload,
         transport: args.transport,
         channel: &args.channel,
     })
-}
-
-/// The part of a run that is measured.
-struct Measured {
-    spent: Spent,
-    deliveries: u64,
-    nanos: u64,
 }
 
 fn run_plan(plan: &Plan<'_>) -> Result<Outcome, BenchError> {
@@ -117,97 +111,98 @@ fn run_plan(plan: &Plan<'_>) -> Result<Outcome, BenchError> {
     let mut fleet = plan.common.fleet(request, checker, plan.subscribers)?;
     fleet.open(plan.subscribers, plan.common.window)?;
     fleet.open_publisher(&plan.common.api_key(), plan.payload)?;
-    publish(&mut fleet, plan, plan.warmup)?;
-    fleet.checker.reset_latency();
-    let measured = measure(&mut fleet, plan)?;
-    Ok(outcome(&fleet, plan, &measured))
+    let mut warm = false;
+    let phases = plan.pacing.run(|pace| {
+        if !std::mem::replace(&mut warm, true) {
+            publish(&mut fleet, plan.subscribers, pace, plan.warmup)?;
+        }
+        let count = match (pace, plan.pacing.is_both()) {
+            (Loop::Open(_), true) => (plan.publications / 2).max(1),
+            (Loop::Open(_) | Loop::Closed, _) => plan.publications,
+        };
+        measure(&mut fleet, plan.common, plan.subscribers, pace, count)
+    })?;
+    Ok(outcome(&fleet, plan, &phases))
 }
 
-fn measure(fleet: &mut Fleet, plan: &Plan<'_>) -> Result<Measured, BenchError> {
+/// Publishes `count` to `subscribers` and measures that.
+pub fn measure(fleet: &mut Fleet, common: &Common, subscribers: usize, pace: Loop, count: u64) -> Result<Phase, BenchError> {
+    fleet.checker.reset_latency();
     let before = fleet.checker.tally.deliveries;
     let began = fleet.clock.now();
-    let sample = plan.common.server().sample(began)?;
-    publish(fleet, plan, plan.publications)?;
-    let spent = sample.until(plan.common.server().sample(fleet.clock.now())?);
-    let nanos = fleet.checker.delivered_at.saturating_sub(began);
-    Ok(Measured { spent, deliveries: fleet.checker.tally.deliveries - before, nanos })
+    let sample = common.server().sample(began)?;
+    let complete = publish(fleet, subscribers, pace, count)?;
+    let spent = sample.until(common.server().sample(fleet.clock.now())?);
+    Ok(Phase {
+        nanos: fleet.checker.delivered_at.saturating_sub(began),
+        paced: count,
+        counted: fleet.checker.tally.deliveries - before,
+        spent,
+        latency: fleet.checker.latency().clone(),
+        complete,
+    })
 }
 
-/// Publishes `count` at the plan's pace and waits until all subscribers got them, or nothing comes any more.
-fn publish(fleet: &mut Fleet, plan: &Plan<'_>, count: u64) -> Result<(), BenchError> {
-    let mut pace = Pace { began: fleet.clock.now(), rate: plan.rate, next: 0, count };
+/// Publishes `count` and waits until all subscribers got them. False when nothing comes any more or the time is up: what
+/// is missing then is a finding, not a failure of the load.
+pub fn publish(fleet: &mut Fleet, subscribers: usize, pace: Loop, count: u64) -> Result<bool, BenchError> {
+    let mut pace_of_these = Pace::new(pace, fleet.clock.now(), count);
     let before = fleet.checker.published();
     let mut stall = fleet.stall("waiting for deliveries");
     loop {
-        let expected = fleet.checker.published() * plan.subscribers as u64;
-        let all_got_it = fleet.checker.tally.deliveries >= expected && fleet.in_flight() == 0;
-        if pace.next == pace.count && all_got_it {
-            return Ok(());
+        while let Some(due) = pace_of_these.next(fleet.clock.now(), has_room(fleet, subscribers, pace)) {
+            fleet.publish(due);
         }
-        let until = pace.step(fleet, all_got_it);
-        fleet.turn(until)?;
-        let now = fleet.clock.now();
-        match stall.check(fleet.checker.tally.deliveries + fleet.checker.published(), now) {
-            Ok(()) => {}
-            // What did not come is counted as lost: that is a finding, not a failure of the load.
-            Err(_) => return Ok(()),
+        if pace_of_these.is_done() && all_came(fleet, subscribers) {
+            return Ok(true);
+        }
+        if fleet.is_out_of_time() {
+            return Ok(false);
+        }
+        fleet.turn(pace_of_these.sleep_until(has_room(fleet, subscribers, pace)))?;
+        if all_came(fleet, subscribers) {
+            stall.rest(fleet.clock.now());
+        }
+        let heard = fleet.checker.tally.deliveries + fleet.checker.published() - fleet.in_flight() as u64;
+        if stall.check(heard, fleet.clock.now()).is_err() {
+            return Ok(false);
         }
         fleet.say(|fleet| {
-            let Tally { deliveries, .. } = fleet.checker.tally;
+            let deliveries = fleet.checker.tally.deliveries;
             format!("{} of {count} publications, {deliveries} deliveries", fleet.checker.published() - before)
         });
     }
 }
 
-/// When the next publication is due.
-struct Pace {
-    began: u64,
-    /// A second; 0: when all got the last.
-    rate: u64,
-    next: u64,
-    count: u64,
-}
-
-impl Pace {
-    /// Publishes what is due; returns until when the load may sleep.
-    fn step(&mut self, fleet: &mut Fleet, all_got_it: bool) -> u64 {
-        let now = fleet.clock.now();
-        if self.rate == 0 {
-            if all_got_it && self.next < self.count {
-                fleet.publish(now);
-                self.next += 1;
-            }
-            return u64::MAX;
-        }
-        while self.next < self.count && self.due() <= now && fleet.in_flight() < IN_FLIGHT_MAX {
-            fleet.publish(self.due());
-            self.next += 1;
-        }
-        if self.next < self.count && fleet.in_flight() < IN_FLIGHT_MAX { self.due() } else { u64::MAX }
-    }
-
-    fn due(&self) -> u64 {
-        self.began + (u128::from(self.next) * 1_000_000_000 / u128::from(self.rate.max(1))) as u64
+fn has_room(fleet: &Fleet, subscribers: usize, pace: Loop) -> bool {
+    match pace {
+        Loop::Closed => all_came(fleet, subscribers),
+        Loop::Open(_) => fleet.in_flight() < IN_FLIGHT_MAX,
     }
 }
 
-fn outcome(fleet: &Fleet, plan: &Plan<'_>, measured: &Measured) -> Outcome {
-    let seconds = measured.nanos as f64 / 1e9;
+fn all_came(fleet: &Fleet, subscribers: usize) -> bool {
+    fleet.checker.tally.deliveries >= fleet.checker.published() * subscribers as u64 && fleet.in_flight() == 0
+}
+
+/// What every load with subscribers must find.
+pub fn judge(fleet: &Fleet, subscribers: usize, verdict: &mut Verdict) {
+    verdict.came(fleet.checker.tally.deliveries, "deliveries");
+    verdict.lost(fleet.missing(subscribers), "deliveries");
+    verdict.unanswered(fleet.in_flight() as u64);
+    verdict.tally(&fleet.checker);
+    verdict.closed(fleet.closed());
+}
+
+fn outcome(fleet: &Fleet, plan: &Plan<'_>, phases: &Phases) -> Outcome {
     let mut report = Report::new(plan.load);
     report.add("transport", plan.transport.name());
     report.add("subscribers", plan.subscribers);
     report.add("publications", plan.publications);
     report.add("payload_bytes", plan.payload);
-    report.real("seconds", seconds);
-    report.add("deliveries", measured.deliveries);
-    report.real("deliveries_per_second", measured.deliveries as f64 / seconds.max(1e-9));
-    report.spent(measured.spent, measured.deliveries);
-    report.latency(fleet.checker.latency());
-    let (closed, fault) = fleet.closed();
-    let lost = fleet.missing();
-    report.faults(fleet.checker.tally, lost, closed);
-    if let Some(fault) = fault {
-        report.add("last_fault", format!("{fault:?}"));
-    }
-    Outcome { report, sound: fleet.checker.tally.is_sound() && lost == 0 && closed == 0 }
+    phases.write(&mut report, &WORDS);
+    let mut verdict = Verdict::default();
+    verdict.came(phases.counted(), "deliveries in the measured part");
+    judge(fleet, plan.subscribers, &mut verdict);
+    Outcome::new(report, &verdict)
 }

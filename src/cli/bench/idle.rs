@@ -1,18 +1,21 @@
-//! Connections that come and stay, or come and go: memory per idle connection, connections per second.
+//! Connections that come and stay: memory per idle connection.
 //!
-//! `idle` first lets many connections come and go, so that the server's pools and allocator have seen use; then memory
-//! is read at two counts, and the slope between them is what one connection costs: whatever the process has anyway
-//! (buffers, rings, code) is the same at both and falls out.
+//! First many connections come and go, so that the server's pools and allocator have seen use; then memory is read at two
+//! counts, and the slope between them is what one connection costs: whatever the process has anyway (buffers, rings,
+//! code) is the same at both and falls out. The slope is of private dirty pages (`Private_Dirty` of `smaps_rollup`):
+//! resident memory also moves with the pages of the binary that happen to be mapped. Both are printed.
 
 use clap::Args;
 
-use super::checker::{Checker, Tally};
+use super::checker::Checker;
 use super::error::BenchError;
 use super::fleet::Fleet;
+use super::pace::{Loop, Pace};
 use super::payload::PAYLOAD_BYTES_MIN;
 use super::report::Report;
-use super::server::Memory;
+use super::server::{Memory, Spent};
 use super::session::{Doing, Transport};
+use super::verdict::Verdict;
 use super::{Common, Outcome, channel_path};
 
 /// Wait after the churn: the server has closings to finish.
@@ -44,20 +47,6 @@ pub struct IdleArgs {
     own_channels: bool,
 }
 
-#[derive(Args, Debug)]
-pub struct ConnectArgs {
-    #[command(flatten)]
-    pub(super) common: Common,
-    /// Connections in all.
-    #[arg(long, default_value_t = 20_000)]
-    connections: u64,
-    /// How many stay open at a time.
-    #[arg(long, default_value_t = 256)]
-    hold: usize,
-    #[arg(long, default_value = "bench-connect")]
-    channel: String,
-}
-
 pub fn run(args: &IdleArgs) -> Result<Outcome, BenchError> {
     if args.common.pid.is_none() {
         return Err(BenchError::Flag { flag: "--pid", rule: "is needed: memory is read from /proc/PID" });
@@ -73,16 +62,19 @@ pub fn run(args: &IdleArgs) -> Result<Outcome, BenchError> {
     let mut fleet = args.common.fleet(request, checker, open_max)?;
 
     let fresh = memory(args)?;
-    fleet.churn(args.churn, args.common.window, args.churn_hold)?;
+    let churn = Pace::new(Loop::Closed, fleet.clock.now(), args.churn);
+    fleet.churn(churn, args.common.window, args.churn_hold)?;
     settle(&mut fleet, CHURN_SETTLE_SECONDS)?;
     let churned = memory(args)?;
     fleet.open(args.from, args.common.window)?;
     settle(&mut fleet, args.settle)?;
     let low = memory(args)?;
     fleet.open(args.to, args.common.window)?;
+    let sample = args.common.server().sample(fleet.clock.now())?;
     settle(&mut fleet, args.settle)?;
     let high = memory(args)?;
-    Ok(idle_outcome(&fleet, args, [fresh, churned, low, high]))
+    let spent = sample.until(args.common.server().sample(fleet.clock.now())?);
+    Ok(outcome(&fleet, args, [fresh, churned, low, high], spent))
 }
 
 fn memory(args: &IdleArgs) -> Result<Memory, BenchError> {
@@ -98,7 +90,7 @@ fn settle(fleet: &mut Fleet, seconds: u64) -> Result<(), BenchError> {
     Ok(())
 }
 
-fn idle_outcome(fleet: &Fleet, args: &IdleArgs, [fresh, churned, low, high]: [Memory; 4]) -> Outcome {
+fn outcome(fleet: &Fleet, args: &IdleArgs, [fresh, churned, low, high]: [Memory; 4], spent: Spent) -> Outcome {
     let between = (args.to - args.from) as f64;
     let slope = |low: u64, high: u64| (high as f64 - low as f64) / between;
     let mut report = Report::new("idle");
@@ -106,39 +98,28 @@ fn idle_outcome(fleet: &Fleet, args: &IdleArgs, [fresh, churned, low, high]: [Me
     report.add("to", args.to);
     report.add("churn", args.churn);
     report.add("own_channels", args.own_channels);
-    report.real("bytes_per_connection", slope(low.resident, high.resident));
-    report.real("anonymous_bytes_per_connection", slope(low.anonymous, high.anonymous));
+    report.add("settle_seconds", args.settle);
+    report.real("bytes_per_connection", slope(low.private, high.private));
+    report.real("resident_bytes_per_connection", slope(low.resident, high.resident));
     // A slope can hide in heap that the churn or the pings left free; this cannot.
-    report.real("all_in_bytes_per_connection", (high.resident as f64 - fresh.resident as f64) / args.to as f64);
-    report.add("resident_kib_at_start", fresh.resident / 1024);
-    report.add("resident_kib_after_churn", churned.resident / 1024);
-    report.add("resident_kib_from", low.resident / 1024);
-    report.add("resident_kib_to", high.resident / 1024);
-    let (closed, fault) = fleet.closed();
-    report.faults(fleet.checker.tally, 0, closed);
-    if let Some(fault) = fault {
-        report.add("last_fault", format!("{fault:?}"));
+    report.real("all_in_bytes_per_connection", (high.private as f64 - fresh.private as f64) / args.to as f64);
+    for (name, bytes) in [
+        ("base_resident_kib", fresh.resident),
+        ("base_private_kib", fresh.private),
+        ("resident_kib_after_churn", churned.resident),
+        ("private_kib_after_churn", churned.private),
+        ("resident_kib_from", low.resident),
+        ("private_kib_from", low.private),
+        ("resident_kib_to", high.resident),
+        ("private_kib_to", high.private),
+    ] {
+        report.add(name, bytes / 1024);
     }
-    Outcome { report, sound: fleet.checker.tally.is_sound() && closed == 0 }
-}
-
-pub fn run_connect(args: &ConnectArgs) -> Result<Outcome, BenchError> {
-    let request = args.common.request(channel_path(&args.channel), Doing::Subscribe(Transport::Ws));
-    let checker = Checker::new(&args.channel, PAYLOAD_BYTES_MIN);
-    let mut fleet = args.common.fleet(request, checker, args.hold + args.common.window)?;
-    let began = fleet.clock.now();
-    let sample = args.common.server().sample(began)?;
-    fleet.churn(args.connections, args.common.window, args.hold)?;
-    let now = fleet.clock.now();
-    let spent = sample.until(args.common.server().sample(now)?);
-
-    let seconds = (now - began) as f64 / 1e9;
-    let mut report = Report::new("connect");
-    report.add("connections", args.connections);
-    report.real("seconds", seconds);
-    report.real("connections_per_second", args.connections as f64 / seconds.max(1e-9));
-    report.spent(spent, args.connections);
-    report.latency(&fleet.connect_latency);
-    report.faults(Tally { deliveries: 0, ..fleet.checker.tally }, 0, fleet.closed().0);
-    Ok(Outcome { report, sound: fleet.checker.tally.is_sound() })
+    // Each connection for each second of the wait, pings and their answers included.
+    report.spent(spent, args.to as u64 * args.settle.max(1));
+    let mut verdict = Verdict::default();
+    verdict.came(fleet.ready() as u64, "connections");
+    verdict.tally(&fleet.checker);
+    verdict.closed(fleet.closed());
+    Outcome::new(report, &verdict)
 }

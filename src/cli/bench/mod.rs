@@ -7,19 +7,24 @@
 //! ```
 //!
 //! A load is bounded in count and in time, and measures latency from the moment a message was meant to be sent.
-//! The exit status is 1 when anything was lost, repeated, out of order or wrong, and 2 when the load could not be run.
+//! The exit status is 1 when the run does not count (anything was lost, repeated, out of order or wrong, or nothing came at
+//! all: `reasons` in the JSON line says what), and 2 when the load could not be run.
 
 mod checker;
+mod connect;
 mod echo;
 mod error;
 mod fan_out;
 mod fleet;
 mod idle;
+mod pace;
 mod payload;
+mod progress;
 mod publisher;
 mod report;
 mod server;
 mod session;
+mod verdict;
 mod wire;
 
 #[cfg(test)]
@@ -35,6 +40,7 @@ use fleet::{Bounds, Fleet};
 use report::Report;
 use server::Server;
 use session::{Doing, Request};
+use verdict::Verdict;
 
 /// Measures a running server.
 #[derive(Args, Debug)]
@@ -54,7 +60,7 @@ enum Load {
     /// Subscribed WebSockets that do nothing: what one of them costs in memory.
     Idle(idle::IdleArgs),
     /// Connect, upgrade, subscribe, close: how many a second.
-    Connect(idle::ConnectArgs),
+    Connect(connect::ConnectArgs),
 }
 
 /// Where the server is and what is measured of it.
@@ -89,10 +95,24 @@ struct Common {
     json: bool,
 }
 
-/// What came of a load: its figures, and whether everything was right.
+/// What came of a load: its figures, and whether they count.
 struct Outcome {
     report: Report,
     sound: bool,
+}
+
+impl Outcome {
+    fn new(mut report: Report, verdict: &Verdict) -> Self {
+        verdict.write(&mut report);
+        Self { report, sound: verdict.is_sound() }
+    }
+
+    /// A load that could not be run: programs that read the line must not take silence for success.
+    fn failed(load: &'static str, error: &BenchError) -> Self {
+        let mut verdict = Verdict::default();
+        verdict.against(true, error.to_string());
+        Self::new(Report::new(load), &verdict)
+    }
 }
 
 /// Runs the load that the flags name.
@@ -105,6 +125,7 @@ pub fn run(args: &BenchArgs) -> ExitCode {
         }
         Err(error) => {
             eprintln!("ringmain bench: {error}");
+            println!("{}", Outcome::failed(args.load.name(), &error).report.json());
             ExitCode::from(2)
         }
     }
@@ -117,7 +138,17 @@ impl Load {
             Self::FanOut(args) => fan_out::run(args),
             Self::Stream(args) => fan_out::run_stream(args),
             Self::Idle(args) => idle::run(args),
-            Self::Connect(args) => idle::run_connect(args),
+            Self::Connect(args) => connect::run(args),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Echo(_) => "echo",
+            Self::FanOut(_) => "fan-out",
+            Self::Stream(_) => "stream",
+            Self::Idle(_) => "idle",
+            Self::Connect(_) => "connect",
         }
     }
 

@@ -31,6 +31,7 @@ pub struct Publisher {
 
 #[derive(Deserialize)]
 struct Reply<'a> {
+    channel: &'a str,
     position: &'a str,
 }
 
@@ -100,15 +101,12 @@ impl Publisher {
         let mut used = 0;
         while let Some((head, body)) = wire::response(&self.carry[used..]).map_err(PublishFault::Wire)? {
             let reply = &self.carry[used + body.start..used + body.end];
-            let Some(number) = self.in_flight.pop_front() else { return Err(PublishFault::Position) };
+            let number = self.in_flight.pop_front().ok_or(PublishFault::Unasked)?;
             if head.status != 200 {
                 return Err(PublishFault::Refused { status: head.status, detail: String::from_utf8_lossy(reply).into_owned() });
             }
-            let reply: Reply<'_> = serde_json::from_slice(reply).map_err(|_| PublishFault::Position)?;
-            let offset = checker.token(reply.position).ok_or(PublishFault::Position)?;
-            if !checker.stored(number, offset) {
-                return Err(PublishFault::Position);
-            }
+            let reply: Reply<'_> = serde_json::from_slice(reply).map_err(|_| PublishFault::Body)?;
+            checker.answer(number, reply.channel, reply.position);
             used += body.end;
         }
         self.carry.drain(..used);
@@ -126,8 +124,8 @@ mod tests {
         format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
     }
 
-    /// Publishes twice, answers with `replies`.
-    fn run(replies: &str) -> Result<usize, BenchError> {
+    /// Publishes twice, answers with `replies`; returns what is still unanswered and how many answers were wrong.
+    fn run(replies: &str) -> Result<(usize, u64), BenchError> {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
         let mut publisher = Publisher::new(ours.into(), "/channels/news", "h", "k", 40);
         let mut checker = Checker::new("news", 40);
@@ -140,16 +138,17 @@ mod tests {
             theirs.write_all(bytes).expect("room");
             publisher.receive(&mut checker)?;
         }
-        Ok(publisher.in_flight())
+        Ok((publisher.in_flight(), checker.tally.corrupt))
     }
 
     #[test]
     fn replies_must_follow_each_other() {
         let ok = |offset| reply("200 OK", &format!("{{\"channel\":\"news\",\"position\":\"E:{offset}\"}}"));
-        assert!(matches!(run(&(ok(8) + &ok(9))), Ok(0)));
-        assert!(matches!(run(&ok(8)), Ok(1)));
-        assert!(matches!(run(&(ok(8) + &ok(10))), Err(BenchError::Publish(PublishFault::Position))));
-        assert!(matches!(run(&(ok(8) + &ok(9) + &ok(10))), Err(BenchError::Publish(PublishFault::Position))));
+        assert!(matches!(run(&(ok(8) + &ok(9))), Ok((0, 0))));
+        assert!(matches!(run(&ok(8)), Ok((1, 0))));
+        assert!(matches!(run(&(ok(8) + &ok(10))), Ok((0, 1))));
+        assert!(matches!(run(&(ok(8) + &ok(9) + &ok(10))), Err(BenchError::Publish(PublishFault::Unasked))));
+        assert!(matches!(run(&reply("200 OK", "{}")), Err(BenchError::Publish(PublishFault::Body))));
         let refused = run(&reply("401 Unauthorized", "{}"));
         assert!(matches!(refused, Err(BenchError::Publish(PublishFault::Refused { status: 401, .. }))));
     }

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use hdrhistogram::Histogram;
 use serde_json::Value;
 
-use super::checker::Tally;
 use super::server::Spent;
 
 /// Figures in the order they are printed.
@@ -45,16 +44,6 @@ impl Report {
         }
     }
 
-    /// What must be zero.
-    pub fn faults(&mut self, tally: Tally, lost: u64, closed: u64) {
-        self.add("lost", lost);
-        self.add("repeated", tally.repeated);
-        self.add("disordered", tally.disordered);
-        self.add("corrupt", tally.corrupt);
-        self.add("gaps", tally.gaps);
-        self.add("closed_by_server", closed);
-    }
-
     pub fn table(&self) -> String {
         let width = self.rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         let mut table = String::new();
@@ -80,7 +69,8 @@ mod tests {
         let mut report = Report::new("echo");
         report.real("rate", 2.0 / 3.0);
         report.spent(Spent { process: Some(5_000_000), core: None }, 1000);
-        report.faults(Tally { gaps: 2, ..Tally::default() }, 7, 0);
+        report.add("lost", 7);
+        report.add("reasons", vec!["7 deliveries did not come"]);
         let line = report.json();
         assert!(line.starts_with("{\"load\":\"echo\",\"rate\":0.67,\"server_cpu_us_each\":5.0,\"lost\":7,"), "{line}");
         let value: Value = serde_json::from_str(&line).expect("JSON");

@@ -41,7 +41,7 @@ impl Server {
         Ok(Sample { process, core_away, at: now })
     }
 
-    /// Resident memory.
+    /// Memory, where the process is known.
     pub fn memory(self) -> Result<Option<Memory>, BenchError> {
         self.pid.map(|pid| memory(pid).map_err(|error| BenchError::Process { pid, error })).transpose()
     }
@@ -82,21 +82,23 @@ fn parse_core(text: &str, cpu: u32) -> Option<u64> {
     Some((idle + iowait + steal) * TICK_NANOS)
 }
 
-/// Resident bytes of a process.
+/// Bytes of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Memory {
+    /// Pages that are in memory, those of files (code, mostly) and those that the allocator holds free included.
     pub resident: u64,
-    /// The part that is no file's.
-    pub anonymous: u64,
+    /// Pages that are this process's alone and written to: its own memory, without the files that it has mapped.
+    pub private: u64,
 }
 
-/// `smaps_rollup` walks the page tables and so is exact; `status` keeps per-CPU remainders back.
+/// `smaps_rollup` walks the page tables and so is exact; `status` keeps per-CPU remainders back (its RssAnon is the nearest
+/// that it has to private dirty pages).
 fn memory(pid: u32) -> io::Result<Memory> {
     let path = PathBuf::from(format!("/proc/{pid}"));
     match fs::read_to_string(path.join("smaps_rollup")) {
-        Ok(text) => Ok(Memory { resident: kib(&text, "Rss:"), anonymous: kib(&text, "Anonymous:") }),
+        Ok(text) => Ok(Memory { resident: kib(&text, "Rss:"), private: kib(&text, "Private_Dirty:") }),
         Err(_) => fs::read_to_string(path.join("status"))
-            .map(|text| Memory { resident: kib(&text, "VmRSS:"), anonymous: kib(&text, "RssAnon:") }),
+            .map(|text| Memory { resident: kib(&text, "VmRSS:"), private: kib(&text, "RssAnon:") }),
     }
 }
 
@@ -124,8 +126,8 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_bytes() {
-        let text = "00400000-7fff rollup\nRss:               12 kB\nPss_Anon: 3 kB\nAnonymous:          8 kB\n";
-        assert_eq!((kib(text, "Rss:"), kib(text, "Anonymous:"), kib(text, "Swap:")), (12 << 10, 8 << 10, 0));
+        let text = "00400000-7fff rollup\nRss:               12 kB\nPss_Dirty: 3 kB\nPrivate_Dirty:      8 kB\n";
+        assert_eq!((kib(text, "Rss:"), kib(text, "Private_Dirty:"), kib(text, "Swap:")), (12 << 10, 8 << 10, 0));
     }
 
     #[test]
@@ -137,7 +139,7 @@ mod tests {
         let spent = first.until(server.sample(1).expect("a live process"));
         assert!(spent.process.is_some_and(|nanos| nanos > 0) && spent.core.is_none(), "{spent:?}");
         let memory = server.memory().expect("a live process").expect("a pid was given");
-        assert!(memory.resident >= 64 << 20 && memory.anonymous <= memory.resident, "{memory:?}");
+        assert!(memory.private >= 64 << 20 && memory.private <= memory.resident, "{memory:?}");
         assert!(Server { pid: Some(u32::MAX), cpu: None }.sample(0).is_err());
         drop(held);
     }

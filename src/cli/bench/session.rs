@@ -6,6 +6,8 @@
 //!      └─► poll ──► poll ──► …               each response is whole; the next request carries its position
 //! ```
 
+use std::collections::VecDeque;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -139,8 +141,8 @@ pub struct Around<'a> {
 pub struct Echoes {
     pub count: u64,
     pub round_trip: Histogram<u64>,
-    /// No new ones are sent once this is set.
-    pub stopped: bool,
+    /// Whoever gets one back sends the next: a closed loop.
+    pub again: bool,
     /// Sent and not yet back.
     pub outstanding: u64,
     scratch: Vec<u8>,
@@ -148,7 +150,7 @@ pub struct Echoes {
 
 impl Echoes {
     pub fn new() -> Self {
-        Self { count: 0, round_trip: super::checker::new_histogram(), stopped: false, outstanding: 0, scratch: Vec::new() }
+        Self { count: 0, round_trip: super::checker::new_histogram(), again: false, outstanding: 0, scratch: Vec::new() }
     }
 }
 
@@ -157,7 +159,14 @@ enum Stage {
     WebSocket,
     EventStream(Box<EventStream>),
     Polling,
-    Echo { number: u64, sent: u64 },
+    Echo(Echo),
+}
+
+struct Echo {
+    /// The next message to be sent.
+    number: u64,
+    /// When those on their way were meant to be sent.
+    intended: VecDeque<u64>,
 }
 
 #[derive(Default)]
@@ -210,7 +219,7 @@ impl Session {
         }
         match &mut self.stage {
             Stage::Head => self.head(bytes, around),
-            Stage::WebSocket | Stage::Echo { .. } => self.frame(bytes, around),
+            Stage::WebSocket | Stage::Echo(_) => self.frame(bytes, around),
             Stage::EventStream(stream) => {
                 stream.chunks.read(bytes, &mut stream.text)?;
                 self.events(around)?;
@@ -231,7 +240,7 @@ impl Session {
             (Doing::Subscribe(Transport::Ws), 101) if head.accepted => Stage::WebSocket,
             (Doing::Echo { .. }, 101) if head.accepted => {
                 self.ready = true;
-                Stage::Echo { number: self.first, sent: around.now }
+                Stage::Echo(Echo { number: self.first, intended: VecDeque::new() })
             }
             (Doing::Subscribe(Transport::Ws) | Doing::Echo { .. }, 101) => return Err(Fault::Accept),
             (Doing::Subscribe(_) | Doing::Echo { .. }, status) => return Err(Fault::Refused { status }),
@@ -255,7 +264,7 @@ impl Session {
 
     fn message(&mut self, payload: &[u8], around: &mut Around<'_>) -> Result<(), Fault> {
         match self.stage {
-            Stage::Echo { .. } => self.echoed(payload, around),
+            Stage::Echo(_) => self.echoed(payload, around),
             Stage::Head | Stage::WebSocket | Stage::EventStream(_) | Stage::Polling => {
                 around.checker.item(&mut self.ledger, payload, around.now);
                 self.ready = self.ledger.is_started();
@@ -264,27 +273,32 @@ impl Session {
         }
     }
 
-    /// Sends the first echo, once the load starts.
-    pub fn start_echo(&mut self, around: &mut Around<'_>) {
-        if let (Stage::Echo { number, sent }, Doing::Echo { payload_bytes }) = (&mut self.stage, around.request.doing) {
-            *sent = around.now;
-            send_echo(*number, payload_bytes, around);
-        }
+    /// Sends the next echo, which was meant for `intended`.
+    pub fn send_echo(&mut self, intended: u64, around: &mut Around<'_>) {
+        let (Stage::Echo(echo), Doing::Echo { payload_bytes }) = (&mut self.stage, around.request.doing) else { return };
+        around.echoes.outstanding += 1;
+        let scratch = &mut around.echoes.scratch;
+        scratch.clear();
+        payload::write(scratch, echo.number, payload_bytes);
+        wire::client_frame(around.out, Opcode::Text, scratch);
+        echo.number += 1;
+        echo.intended.push_back(intended);
     }
 
     fn echoed(&mut self, received: &[u8], around: &mut Around<'_>) -> Result<(), Fault> {
-        let (Stage::Echo { number, sent }, Doing::Echo { payload_bytes }) = (&mut self.stage, around.request.doing) else {
+        let (Stage::Echo(echo), Doing::Echo { payload_bytes }) = (&mut self.stage, around.request.doing) else {
             return Ok(());
         };
-        if payload::verify(received, payload_bytes, &mut around.echoes.scratch) != Some(*number) {
+        let expected = echo.number - echo.intended.len() as u64;
+        let intended = echo.intended.pop_front().ok_or(Fault::Echo)?;
+        if payload::verify(received, payload_bytes, &mut around.echoes.scratch) != Some(expected) {
             return Err(Fault::Echo);
         }
         around.echoes.count += 1;
-        around.echoes.outstanding = around.echoes.outstanding.saturating_sub(1);
-        around.echoes.round_trip.saturating_record(around.now.saturating_sub(*sent).max(1));
-        (*number, *sent) = (*number + 1, around.now);
-        if !around.echoes.stopped {
-            send_echo(*number, payload_bytes, around);
+        around.echoes.outstanding -= 1;
+        around.echoes.round_trip.saturating_record(around.now.saturating_sub(intended).max(1));
+        if around.echoes.again {
+            self.send_echo(around.now, around);
         }
         Ok(())
     }
@@ -319,6 +333,7 @@ impl Session {
         for item in body.messages {
             around.checker.item(&mut self.ledger, item.get().as_bytes(), around.now);
         }
+        around.checker.poll_position(&self.ledger, body.position);
         around.request.write_poll(around.out, body.position);
         Ok(Some(end))
     }
@@ -326,16 +341,22 @@ impl Session {
 
 /// One event: its data is an item, unless it only sets the position (the first one of a stream does).
 fn event(lines: &[u8], ledger: &mut Ledger, around: &mut Around<'_>) -> Result<(), Fault> {
-    let (mut id, mut data) = (None, None);
+    let (mut id, mut data, mut kind) = (None, None, None);
     for line in lines.split(|&byte| byte == b'\n') {
         if let Some(value) = line.strip_prefix(b"data: ") {
             data = Some(value);
         } else if let Some(value) = line.strip_prefix(b"id: ") {
             id = Some(value);
+        } else if let Some(value) = line.strip_prefix(b"event: ") {
+            kind = Some(value);
         }
     }
+    if kind.is_some_and(|kind| [&b"gap"[..], b"end"].contains(&kind)) {
+        around.checker.tally.gaps += 1;
+        return Ok(());
+    }
     match (data, id) {
-        (Some(item), _) => around.checker.item(ledger, item, around.now),
+        (Some(item), id) => around.checker.event(ledger, id, item, around.now),
         (None, Some(id)) if !ledger.is_started() => {
             let token = std::str::from_utf8(id).ok().and_then(|id| around.checker.token(id));
             ledger.start(token.ok_or(Fault::Body)?);
@@ -343,14 +364,6 @@ fn event(lines: &[u8], ledger: &mut Ledger, around: &mut Around<'_>) -> Result<(
         (None, _) => {}
     }
     Ok(())
-}
-
-fn send_echo(number: u64, payload_bytes: usize, around: &mut Around<'_>) {
-    around.echoes.outstanding += 1;
-    let scratch = &mut around.echoes.scratch;
-    scratch.clear();
-    payload::write(scratch, number, payload_bytes);
-    wire::client_frame(around.out, Opcode::Text, scratch);
 }
 
 #[cfg(test)]
@@ -449,8 +462,11 @@ mod tests {
             wire.extend(b"\r\n");
         }
         check(Doing::Subscribe(Transport::Sse), &wire, Ok(()), SOUND);
+        let gap = "id: E:11\nevent: gap\ndata: {\"channel\":\"news\",\"after\":\"E:10\",\"next\":\"E:12\"}\n\n";
+        wire.extend(format!("{:x}\r\n{gap}\r\n", gap.len()).into_bytes());
+        check(Doing::Subscribe(Transport::Sse), &wire, Ok(()), Tally { gaps: 1, ..SOUND });
         wire.extend(b"0\r\n\r\n");
-        check(Doing::Subscribe(Transport::Sse), &wire, Err(Fault::Ended), SOUND);
+        check(Doing::Subscribe(Transport::Sse), &wire, Err(Fault::Ended), Tally { gaps: 1, ..SOUND });
     }
 
     #[test]
@@ -471,17 +487,36 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_wrong_echo_is_a_fault() {
-        let doing = Doing::Echo { payload_bytes: BYTES };
-        let echo = |number| {
+    /// Two echoes are sent, meant for 3 and 5; these numbers come back at 9.
+    #[track_caller]
+    fn check_echo(numbers: &[u64], result: Result<(), Fault>, outstanding: u64) {
+        let request = request(Doing::Echo { payload_bytes: BYTES });
+        let (mut checker, mut echoes, mut out) = (Checker::new("news", BYTES), Echoes::new(), Vec::new());
+        let mut around = Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 9, out: &mut out };
+        let mut session = Session::new(1);
+        assert_eq!(session.read(UPGRADED.as_bytes(), &mut around), Ok(UPGRADED.len()));
+        session.send_echo(3, &mut around);
+        session.send_echo(5, &mut around);
+        let wire = numbers.iter().flat_map(|&number| {
             let mut payload = Vec::new();
             payload::write(&mut payload, number, BYTES);
-            [UPGRADED.as_bytes(), &text_frame(&payload)].concat()
-        };
-        let quiet = Tally { deliveries: 0, ..SOUND };
-        check(doing, &echo(1 << 32), Ok(()), quiet);
-        check(doing, &echo((1 << 32) + 1), Err(Fault::Echo), quiet);
+            text_frame(&payload)
+        });
+        assert_eq!(session.read(&wire.collect::<Vec<_>>(), &mut around).map(drop), result, "{numbers:?}");
+        assert_eq!(echoes.outstanding, outstanding, "{numbers:?}");
+        if outstanding == 0 {
+            assert_eq!((echoes.round_trip.min(), echoes.round_trip.max()), (4, 6), "from the intended times");
+        }
+    }
+
+    #[test]
+    fn echoes_come_back_once_and_in_order() {
+        let first = 1 << 32;
+        check_echo(&[first, first + 1], Ok(()), 0);
+        check_echo(&[first], Ok(()), 1);
+        check_echo(&[first + 1], Err(Fault::Echo), 2);
+        check_echo(&[first, first], Err(Fault::Echo), 1);
+        check_echo(&[first, first + 1, first + 2], Err(Fault::Echo), 0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use clap::Parser;
 use serde_json::Value;
@@ -27,6 +28,16 @@ enum Wrong {
     Swap,
     Change,
     Close,
+    /// Says again where the subscriber is, which would forgive it what it lost.
+    Resubscribe,
+    /// Answers with a position that no subscriber got.
+    AnswerElsewhere,
+    /// Delivers, but never answers the publisher.
+    Unanswered,
+    /// Answers, but delivers nothing.
+    Withhold,
+    /// Neither delivers nor answers.
+    Silent,
 }
 
 #[track_caller]
@@ -47,10 +58,15 @@ fn channel_server(wrong: Wrong) -> (SocketAddr, JoinHandle<()>) {
         let mut received = Vec::new();
         for offset in 1.. {
             let Some(payload) = publication(&mut publisher, &mut received) else { return };
-            let body = format!("{{\"channel\":\"bench\",\"position\":\"E:{offset}\"}}");
+            let answered = if wrong == Wrong::AnswerElsewhere && offset == 4 { 5 } else { offset };
+            let body = format!("{{\"channel\":\"bench\",\"position\":\"E:{answered}\"}}");
             let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-            publisher.write_all(reply.as_bytes()).expect("a publisher");
-            deliver(&mut subscribers, wrong, offset, &payload);
+            if ![Wrong::Unanswered, Wrong::Silent].contains(&wrong) {
+                publisher.write_all(reply.as_bytes()).expect("a publisher");
+            }
+            if ![Wrong::Withhold, Wrong::Silent].contains(&wrong) {
+                deliver(&mut subscribers, wrong, offset, &payload);
+            }
         }
     });
     (address, server)
@@ -66,9 +82,12 @@ fn subscriber(listener: &TcpListener) -> WebSocket<TcpStream> {
 fn subscribed(listener: &TcpListener) -> WebSocket<TcpStream> {
     let (stream, _) = listener.accept().expect("a subscriber");
     let mut socket = tungstenite::accept(stream).expect("an upgrade");
-    let hello = r#"{"subscribed":{"channel":"bench","position":"E:0","recovered":true}}"#;
-    socket.send(Message::text(hello)).expect("a subscriber");
+    socket.send(Message::text(hello(0))).expect("a subscriber");
     socket
+}
+
+fn hello(offset: u64) -> String {
+    format!("{{\"subscribed\":{{\"channel\":\"bench\",\"position\":\"E:{offset}\",\"recovered\":true}}}}")
 }
 
 /// The next publication's payload; `None` when the publisher has gone.
@@ -96,7 +115,8 @@ fn deliver(subscribers: &mut [WebSocket<TcpStream>], wrong: Wrong, offset: u64, 
         let mut items = vec![item(offset, payload)];
         if (index, offset) == (1, 4) {
             match wrong {
-                Wrong::Nothing => {}
+                Wrong::Nothing | Wrong::AnswerElsewhere | Wrong::Unanswered | Wrong::Withhold | Wrong::Silent => {}
+                Wrong::Resubscribe => items = vec![hello(offset)],
                 Wrong::Lose | Wrong::Swap => items.clear(),
                 Wrong::Repeat => items.push(item(offset, payload)),
                 Wrong::Change => items = vec![item(offset, &payload.replace("\"fill\":\"", "\"fill\":\"~").replace("\"}", "}"))],
@@ -121,27 +141,52 @@ fn payload_of(number: u64) -> &'static str {
 
 /// Seven publications, in flight together, to three subscribers.
 #[track_caller]
-fn check(wrong: Wrong, sound: bool, faults: [u64; 5]) {
+fn check(wrong: Wrong, sound: bool, faults: [u64; 6]) -> Value {
     let (address, server) = channel_server(wrong);
     let line = "fan-out --subscribers 3 --publications 6 --warmup 1 --payload 64 --rate 1000 --api-key k";
     let (report, is_sound) = load(line, address);
     server.join().expect("no panic");
-    let got = ["lost", "repeated", "disordered", "corrupt", "closed_by_server"].map(|name| report[name].as_u64());
+    let got = ["lost", "repeated", "disordered", "corrupt", "closed_by_server", "unanswered"].map(|name| report[name].as_u64());
     assert_eq!((got, is_sound), (faults.map(Some), sound), "{wrong:?}: {report}");
+    assert_eq!(report["sound"], sound);
+    assert_eq!(report["reasons"].as_array().is_some_and(Vec::is_empty), sound, "{report}");
+    report
 }
 
 #[test]
 fn a_good_server_is_found_sound() {
-    check(Wrong::Nothing, true, [0; 5]);
+    let report = check(Wrong::Nothing, true, [0; 6]);
+    assert_eq!((report["latency_loop"].as_str(), report["deliveries"].as_u64()), (Some("open"), Some(18)), "{report}");
 }
 
 #[test]
 fn one_wrong_delivery_of_twenty_one_is_found() {
-    check(Wrong::Lose, false, [1, 0, 0, 0, 0]);
-    check(Wrong::Repeat, false, [0, 1, 0, 0, 0]);
-    check(Wrong::Swap, false, [0, 0, 1, 0, 0]);
-    check(Wrong::Change, false, [1, 0, 0, 1, 0]);
-    check(Wrong::Close, false, [4, 0, 0, 0, 1]);
+    check(Wrong::Lose, false, [1, 0, 0, 0, 0, 0]);
+    check(Wrong::Repeat, false, [0, 1, 0, 0, 0, 0]);
+    check(Wrong::Swap, false, [0, 0, 1, 0, 0, 0]);
+    check(Wrong::Change, false, [1, 0, 0, 1, 0, 0]);
+    check(Wrong::Close, false, [4, 0, 0, 0, 1, 0]);
+    check(Wrong::Resubscribe, false, [1, 0, 0, 1, 0, 0]);
+    check(Wrong::AnswerElsewhere, false, [0, 0, 0, 1, 0, 0]);
+}
+
+#[test]
+fn silence_is_not_success() {
+    check(Wrong::Unanswered, false, [0, 0, 0, 0, 0, 7]);
+    check(Wrong::Withhold, false, [21, 0, 0, 0, 0, 0]);
+    check(Wrong::Silent, false, [21, 0, 0, 0, 0, 7]);
+}
+
+#[test]
+fn a_closed_loop_finds_the_rate_of_the_open_one() {
+    let (address, server) = channel_server(Wrong::Nothing);
+    let (report, sound) = load("fan-out --subscribers 3 --publications 40 --warmup 1 --payload 64 --api-key k --load 50", address);
+    server.join().expect("no panic");
+    assert!(sound, "{report}");
+    assert_eq!((report["cost_loop"].as_str(), report["latency_loop"].as_str()), (Some("closed"), Some("open")), "{report}");
+    let number = |name: &str| report[name].as_f64().expect("a figure");
+    // Three deliveries to a publication; half of the closed loop's publications a second.
+    assert!((number("deliveries_per_second") / 3.0 / 2.0 / number("open_rate_per_second") - 1.0).abs() < 0.01, "{report}");
 }
 
 /// Echoes on four connections, and changes the hundredth message of each where it `lies`.
@@ -169,10 +214,19 @@ fn echo(stream: TcpStream, lies: bool) {
 
 #[test]
 fn echoes_are_counted_and_compared() {
-    for lies in [false, true] {
+    for (lies, pace) in
+        [(false, "--rate 2000"), (false, "--closed"), (false, "--load 20"), (true, "--rate 2000"), (true, "--closed")]
+    {
         let (address, server) = echo_server(lies);
-        let (report, sound) = load("echo --connections 4 --seconds 0", address);
+        let (report, sound) = load(&format!("echo --connections 4 --seconds 1 {pace}"), address);
         server.join().expect("no panic");
+        let loops = [&report["cost_loop"], &report["latency_loop"]].map(|name| name.as_str().unwrap_or("none"));
+        match pace {
+            _ if lies => {}
+            "--rate 2000" => assert_eq!((loops, report["messages"].as_u64()), (["open", "open"], Some(2000)), "{report}"),
+            "--closed" => assert_eq!(loops, ["closed", "closed"], "{report}"),
+            _ => assert_eq!(loops, ["closed", "open"], "{report}"),
+        }
         assert_eq!((sound, report["lost"] == 0), (!lies, !lies), "{report}");
         assert_eq!(report["closed_by_server"].as_u64().is_some_and(|closed| closed > 0), lies, "{report}");
     }
@@ -182,10 +236,41 @@ fn echoes_are_counted_and_compared() {
 fn connections_come_and_go() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
-    let server = thread::spawn(move || (0..40).map(|_| subscribed(&listener)).collect::<Vec<_>>());
+    let server = thread::spawn(move || (0..80).map(|_| subscribed(&listener)).collect::<Vec<_>>());
     let (report, sound) = load("connect --connections 40 --hold 8 --window 4 --channel bench", address);
-    assert_eq!((report["connections"].as_u64(), sound), (Some(40), true), "{report}");
-    assert_eq!(server.join().expect("no panic").len(), 40);
+    assert_eq!((report["subscribed"].as_u64(), sound), (Some(40), true), "{report}");
+    assert_eq!(report["latency_loop"], "open");
+    assert_eq!(server.join().expect("no panic").len(), 80);
+}
+
+/// A server that stands still for 600 ms, once: a closed loop sees one slow echo, an open one all that were due meanwhile.
+#[test]
+fn an_open_loop_counts_what_a_pause_delays() {
+    let median = |pace: &str| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let server = thread::spawn(move || {
+            let mut socket = tungstenite::accept(listener.accept().expect("a connection").0).expect("an upgrade");
+            let began = std::time::Instant::now();
+            let mut paused = false;
+            while let Ok(Message::Text(text)) = socket.read() {
+                // The first second is the warm-up's.
+                if !paused && began.elapsed() > Duration::from_millis(1100) {
+                    paused = true;
+                    thread::sleep(Duration::from_millis(600));
+                }
+                if socket.send(Message::text(text)).is_err() {
+                    return;
+                }
+            }
+        });
+        let (report, sound) = load(&format!("echo --connections 1 --seconds 1 {pace}"), address);
+        server.join().expect("no panic");
+        assert!(sound, "{report}");
+        report["p50_us"].as_f64().expect("a figure")
+    };
+    let (open, closed) = (median("--rate 1000"), median("--closed"));
+    assert!(open > 50_000.0 && closed < 50_000.0, "{open} µs open, {closed} µs closed");
 }
 
 #[test]

@@ -1,31 +1,31 @@
 //! The load's sockets: one thread, one epoll, up to as many connections as there are descriptors.
 //!
 //! Received bytes land in one shared buffer and are checked there; only a unit that is not whole yet is copied to its
-//! connection. Connections are opened from many loopback addresses, so that ephemeral ports never run out.
+//! connection.
+
+mod opening;
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::{RecvFlags, SendFlags, sockopt};
 
-use super::checker::{Checker, Ledger, new_histogram};
-use super::error::BenchError;
-use super::publisher::Publisher;
-use super::session::{Around, Echoes, Fault, Request, Session};
-use super::wire::UNIT_BYTES_MAX;
+use crate::cli::bench::checker::{Checker, Ledger, new_histogram};
+use crate::cli::bench::error::BenchError;
+use crate::cli::bench::progress::{Progress, Stall};
+use crate::cli::bench::publisher::Publisher;
+use crate::cli::bench::session::{Around, Echoes, Fault, Request, Session};
+use crate::cli::bench::wire::UNIT_BYTES_MAX;
 
 /// Few, so that a due publication waits for at most this many receives.
 const EVENTS_MAX: usize = 256;
 /// Room for a whole unit and what one receive adds.
 const BUFFER_BYTES: usize = UNIT_BYTES_MAX + 64 * 1024;
-/// Connections opened from one loopback address before the next one's turn.
-const PORTS_PER_SOURCE: u64 = 8192;
-const SOURCES: u64 = 128;
 /// How long the publishing connection may take to come up.
 const PUBLISHER_WAIT: Duration = Duration::from_secs(10);
 /// The longest sleep: progress and limits are looked at between sleeps.
@@ -53,8 +53,11 @@ struct Connection {
     carry: Vec<u8>,
     /// Not yet taken by the socket.
     outbox: Vec<u8>,
+    /// When it was meant to be opened.
     opened: u64,
     connected: bool,
+    /// Its socket is not read.
+    paused: bool,
 }
 
 /// What ends a load that does not end by itself.
@@ -90,7 +93,7 @@ pub struct Fleet {
     fault: Option<Fault>,
     ends_at: u64,
     bounds: Bounds,
-    spoke_at: u64,
+    progress: Progress,
 }
 
 impl Fleet {
@@ -117,90 +120,8 @@ impl Fleet {
             fault: None,
             ends_at: bounds.time_max_seconds.saturating_mul(1_000_000_000),
             bounds,
-            spoke_at: 0,
+            progress: Progress::new(),
         })
-    }
-
-    /// Opens connections until `count` are subscribed, at most `window` at a time.
-    pub fn open(&mut self, count: usize, window: usize) -> Result<(), BenchError> {
-        let mut stall = self.stall("opening connections");
-        while self.ready.len() < count {
-            while self.opening < window && self.ready.len() + self.opening < count {
-                self.open_one()?;
-            }
-            self.opening_turn(&mut stall)?;
-            self.say(|fleet| format!("{} of {count} connections are up", fleet.ready.len()));
-        }
-        Ok(())
-    }
-
-    /// Opens `count` connections one after the other and closes the oldest whenever more than `hold` are subscribed.
-    pub fn churn(&mut self, count: u64, window: usize, hold: usize) -> Result<(), BenchError> {
-        let last = self.opened + count;
-        let mut stall = self.stall("opening connections");
-        while self.opened < last || self.opening > 0 {
-            while self.opening < window && self.opened < last {
-                self.open_one()?;
-            }
-            self.opening_turn(&mut stall)?;
-            self.close_beyond(hold);
-            self.say(|fleet| format!("{} of {count} connections have come", count - (last - fleet.opened)));
-        }
-        self.close_beyond(0);
-        Ok(())
-    }
-
-    fn opening_turn(&mut self, stall: &mut Stall) -> Result<(), BenchError> {
-        self.turn(u64::MAX)?;
-        match self.fault.take() {
-            Some(fault) => Err(BenchError::Opening(fault)),
-            None if self.departed.is_empty() => stall.check(self.opened - self.opening as u64, self.clock.now()),
-            None => Err(BenchError::ClosedWhileOpening),
-        }
-    }
-
-    fn close_beyond(&mut self, hold: usize) {
-        while self.ready.len() > hold {
-            if let Some(index) = self.ready.pop_front() {
-                self.connections[index] = None;
-                self.free.push(index);
-            }
-        }
-    }
-
-    fn open_one(&mut self) -> Result<(), BenchError> {
-        let socket = self.connecting_socket().map_err(|error| BenchError::Connect(error.into()))?;
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.connections.push(None);
-            self.connections.len() - 1
-        });
-        let interest = epoll::EventFlags::IN | epoll::EventFlags::OUT;
-        epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(index as u64), interest)?;
-        self.connections[index] = Some(Connection {
-            socket,
-            session: Session::new(index),
-            carry: Vec::new(),
-            outbox: Vec::new(),
-            opened: self.clock.now(),
-            connected: false,
-        });
-        self.opened += 1;
-        self.opening += 1;
-        Ok(())
-    }
-
-    fn connecting_socket(&self) -> Result<OwnedFd, Errno> {
-        let family = if self.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        sockopt::set_tcp_nodelay(&socket, true)?;
-        if self.address.ip().is_loopback() && self.address.is_ipv4() {
-            rustix::net::bind(&socket, &source(self.opened, std::process::id()))?;
-        }
-        match rustix::net::connect(&socket, &self.address) {
-            Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
-            Err(error) => Err(error),
-        }
     }
 
     /// Opens the connection that publishes to the load's channel.
@@ -225,16 +146,24 @@ impl Fleet {
         self.publisher.as_ref().map_or(0, Publisher::in_flight)
     }
 
-    /// Sends each ready connection's first echo.
-    pub fn start_echoes(&mut self) -> Result<(), BenchError> {
-        for index in 0..self.connections.len() {
-            self.with_session(index, |session, around| {
-                session.start_echo(around);
-                Ok(())
-            });
-            self.send(index)?;
-        }
-        Ok(())
+    /// Connections that are up.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Connections that are on their way up.
+    pub fn opening(&self) -> usize {
+        self.opening
+    }
+
+    /// Sends an echo, meant for `intended`, on a connection that is up.
+    pub fn echo(&mut self, ready: usize, intended: u64) -> Result<(), BenchError> {
+        let Some(&index) = self.ready.get(ready) else { return Ok(()) };
+        self.with_session(index, |session, around| {
+            session.send_echo(intended, around);
+            Ok(())
+        });
+        self.send(index)
     }
 
     /// Connections that the server closed during the load, and the last reason it gave.
@@ -242,17 +171,22 @@ impl Fleet {
         (self.departed.len() as u64, self.fault)
     }
 
-    /// Publications that subscribers did not get.
-    pub fn missing(&self) -> u64 {
-        let Some(last) = self.checker.last_offset() else { return 0 };
+    /// Deliveries that `subscribers` did not get: by count, and by place where that is more.
+    pub fn missing(&self, subscribers: usize) -> u64 {
+        let by_count = (self.checker.published() * subscribers as u64).saturating_sub(self.checker.tally.deliveries);
+        let Some(last) = self.checker.last_offset() else { return by_count };
         let present = self.connections.iter().flatten().map(|connection| &connection.session.ledger);
-        present.chain(&self.departed).map(|ledger| ledger.missing(last)).sum()
+        by_count.max(present.chain(&self.departed).map(|ledger| ledger.missing(last)).sum())
+    }
+
+    pub fn is_out_of_time(&self) -> bool {
+        self.clock.now() > self.ends_at
     }
 
     /// Sleeps until something happens, at most until `until`; then handles what did.
     pub fn turn(&mut self, until: u64) -> Result<(), BenchError> {
         let now = self.clock.now();
-        if now > self.ends_at {
+        if self.is_out_of_time() {
             return Err(BenchError::OutOfTime { seconds: self.bounds.time_max_seconds });
         }
         self.flush_publisher()?;
@@ -297,8 +231,13 @@ impl Fleet {
             self.out.clear();
             self.send(index)?;
         }
-        if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
-            self.receive(index)?;
+        let ended = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+        match self.connections.get(index) {
+            Some(Some(Connection { paused: true, .. })) if ended => self.depart(index),
+            Some(Some(Connection { paused: false, .. })) if ended || flags.contains(epoll::EventFlags::IN) => {
+                self.receive(index)?
+            }
+            Some(_) | None => {}
         }
         Ok(())
     }
@@ -386,56 +325,32 @@ impl Fleet {
         }
         let waits = !connection.outbox.is_empty();
         if waits != waited {
-            let out = if waits { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
-            let data = epoll::EventData::new_u64(index as u64);
-            epoll::modify(&self.epoll, &connection.socket, data, epoll::EventFlags::IN | out)?;
+            watch(&self.epoll, connection, index)?;
         }
         Ok(())
     }
 
     /// Starts to watch for a sign of life.
     pub fn stall(&self, doing: &'static str) -> Stall {
-        Stall { doing, count: 0, since: self.clock.now(), seconds: self.bounds.stall_seconds }
+        Stall::new(doing, self.clock.now(), self.bounds.stall_seconds)
     }
 
-    /// Says how far the run is, once a second, on standard error.
+    /// Says how far the run is, now and then.
     pub fn say(&mut self, line: impl FnOnce(&Self) -> String) {
         let now = self.clock.now();
-        if now - self.spoke_at >= 1_000_000_000 {
-            self.spoke_at = now;
-            eprintln!("{:>4} s  {}", now / 1_000_000_000, line(self));
+        if self.progress.is_due(now) {
+            let line = line(self);
+            self.progress.say(now, &line);
         }
     }
 }
 
-/// Gives up when a count has not changed for too long.
-pub struct Stall {
-    doing: &'static str,
-    count: u64,
-    since: u64,
-    seconds: u64,
-}
-
-impl Stall {
-    /// # Errors
-    /// [`BenchError::Stalled`].
-    pub fn check(&mut self, count: u64, now: u64) -> Result<(), BenchError> {
-        if count != self.count {
-            (self.count, self.since) = (count, now);
-        }
-        if now.saturating_sub(self.since) > self.seconds.saturating_mul(1_000_000_000) {
-            return Err(BenchError::Stalled { doing: self.doing, seconds: self.seconds });
-        }
-        Ok(())
-    }
-}
-
-/// 127.A.B.1 for the first connections, then 127.A.B.2 and so on, around; A.B is this process's, as the ports of the
-/// process before may still be waiting out their minute.
-fn source(opened: u64, process: u32) -> SocketAddr {
-    let [_, _, a, b] = process.to_be_bytes();
-    let last = 1 + (opened / PORTS_PER_SOURCE % SOURCES) as u8;
-    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, a, b, last), 0))
+/// Tells epoll what the connection waits for.
+fn watch(epoll: &OwnedFd, connection: &Connection, index: usize) -> Result<(), Errno> {
+    let mut interest = epoll::EventFlags::empty();
+    interest.set(epoll::EventFlags::IN, !connection.paused);
+    interest.set(epoll::EventFlags::OUT, !connection.outbox.is_empty());
+    epoll::modify(epoll, &connection.socket, epoll::EventData::new_u64(index as u64), interest)
 }
 
 /// Whether `count` connections and a few files more fit the descriptor limit.
@@ -445,28 +360,5 @@ pub fn check_descriptors(count: usize) -> Result<(), BenchError> {
     match rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
         Some(limit) if limit < needed => Err(BenchError::Descriptors { needed, limit }),
         Some(_) | None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sources_are_loopback_and_last() {
-        let address = |opened| source(opened, 0x0001_0203).ip();
-        assert_eq!([address(0), address(8191), address(8192)].map(|ip| ip.to_string()), ["127.2.3.1", "127.2.3.1", "127.2.3.2"]);
-        assert!((0..1 << 22).step_by(4096).all(|opened| address(opened).is_loopback()));
-        assert_eq!(address(PORTS_PER_SOURCE * SOURCES), address(0));
-    }
-
-    #[test]
-    fn a_stall_is_a_count_that_stays() {
-        let mut stall = Stall { doing: "waiting", count: 0, since: 0, seconds: 10 };
-        let second = 1_000_000_000;
-        assert!(stall.check(1, 9 * second).is_ok());
-        assert!(stall.check(1, 19 * second).is_ok());
-        assert!(stall.check(2, 20 * second).is_ok());
-        assert!(matches!(stall.check(2, 31 * second), Err(BenchError::Stalled { doing: "waiting", seconds: 10 })));
     }
 }

@@ -1,0 +1,132 @@
+//! How connections come to be: opened and kept, or opened and closed again.
+//!
+//! They are opened from many loopback addresses, so that ephemeral ports never run out.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::{Connection, Fleet};
+use crate::cli::bench::error::BenchError;
+use crate::cli::bench::pace::Pace;
+use crate::cli::bench::progress::Stall;
+use crate::cli::bench::session::Session;
+
+/// Connections opened from one loopback address before the next one's turn.
+const PORTS_PER_SOURCE: u64 = 8192;
+const SOURCES: u64 = 128;
+
+impl Fleet {
+    /// Opens connections until `count` are subscribed, at most `window` at a time.
+    pub fn open(&mut self, count: usize, window: usize) -> Result<(), BenchError> {
+        let mut stall = self.stall("opening connections");
+        while self.ready.len() < count {
+            while self.opening < window && self.ready.len() + self.opening < count {
+                self.open_one(self.clock.now())?;
+            }
+            self.opening_turn(&mut stall, u64::MAX)?;
+            self.say(|fleet| format!("{} of {count} connections are up", fleet.ready.len()));
+        }
+        Ok(())
+    }
+
+    /// Opens connections at a pace, at most `window` at a time, and closes the oldest whenever more than `hold` are
+    /// subscribed. False when the server did not keep up by the deadline.
+    pub fn churn(&mut self, mut pace: Pace, window: usize, hold: usize) -> Result<bool, BenchError> {
+        let mut stall = self.stall("opening connections");
+        while !pace.is_done() || self.opening > 0 {
+            while let Some(due) = pace.next(self.clock.now(), self.opening < window) {
+                self.open_one(due)?;
+            }
+            if self.is_out_of_time() {
+                return Ok(false);
+            }
+            self.opening_turn(&mut stall, pace.sleep_until(self.opening < window))?;
+            self.close_beyond(hold);
+            self.say(|fleet| format!("{} connections have come", fleet.opened));
+        }
+        self.close_beyond(0);
+        Ok(true)
+    }
+
+    fn opening_turn(&mut self, stall: &mut Stall, until: u64) -> Result<(), BenchError> {
+        self.turn(until)?;
+        if self.opening == 0 {
+            stall.rest(self.clock.now());
+        }
+        match self.fault.take() {
+            Some(fault) => Err(BenchError::Opening(fault)),
+            None if self.departed.is_empty() => stall.check(self.opened - self.opening as u64, self.clock.now()),
+            None => Err(BenchError::ClosedWhileOpening),
+        }
+    }
+
+    fn close_beyond(&mut self, hold: usize) {
+        while self.ready.len() > hold {
+            if let Some(index) = self.ready.pop_front() {
+                self.connections[index] = None;
+                self.free.push(index);
+            }
+        }
+    }
+
+    fn open_one(&mut self, intended: u64) -> Result<(), BenchError> {
+        let socket = self.connecting_socket().map_err(|error| BenchError::Connect(error.into()))?;
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.connections.push(None);
+            self.connections.len() - 1
+        });
+        let interest = epoll::EventFlags::IN | epoll::EventFlags::OUT;
+        epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(index as u64), interest)?;
+        self.connections[index] = Some(Connection {
+            socket,
+            session: Session::new(index),
+            carry: Vec::new(),
+            outbox: Vec::new(),
+            opened: intended,
+            connected: false,
+            paused: false,
+        });
+        self.opened += 1;
+        self.opening += 1;
+        Ok(())
+    }
+
+    fn connecting_socket(&self) -> Result<OwnedFd, Errno> {
+        let family = if self.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        if self.address.ip().is_loopback() && self.address.is_ipv4() {
+            rustix::net::bind(&socket, &source(self.opened, std::process::id()))?;
+        }
+        match rustix::net::connect(&socket, &self.address) {
+            Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// 127.A.B.1 for the first connections, then 127.A.B.2 and so on, around; A.B is this process's, as the ports of the
+/// process before may still be waiting out their minute.
+fn source(opened: u64, process: u32) -> SocketAddr {
+    let [_, _, a, b] = process.to_be_bytes();
+    let last = 1 + (opened / PORTS_PER_SOURCE % SOURCES) as u8;
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, a, b, last), 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_loopback_and_last() {
+        let address = |opened| source(opened, 0x0001_0203).ip();
+        assert_eq!([address(0), address(8191), address(8192)].map(|ip| ip.to_string()), ["127.2.3.1", "127.2.3.1", "127.2.3.2"]);
+        assert!((0..1 << 22).step_by(4096).all(|opened| address(opened).is_loopback()));
+        assert_eq!(address(PORTS_PER_SOURCE * SOURCES), address(0));
+    }
+}

@@ -1,0 +1,227 @@
+//! When the next message is due.
+//!
+//! An **open** loop sends message `n` at `n / rate`, whatever became of those before it, and its latency counts from then:
+//! a server that stands still for a second delays all that was due in that second, and the figures say so. A **closed**
+//! loop sends the next one when the last has come. It finds out what the server can do and what one message costs when
+//! nothing idles, but its latencies leave out whatever would have been sent during a pause.
+//!
+//! So a load runs closed first, for the cost and the capacity, and then open at a part of that capacity, for latency.
+
+use clap::Args;
+use hdrhistogram::Histogram;
+
+use super::error::BenchError;
+use super::report::Report;
+use super::server::Spent;
+
+/// How a load is paced.
+#[derive(Args, Clone, Debug)]
+pub struct Pacing {
+    /// Open loop only, at so many a second; 0 is `--closed`. Default: a closed loop for the cost, then an open one for latency.
+    #[arg(long, conflicts_with = "closed")]
+    rate: Option<f64>,
+    /// Closed loop only: the next one is sent when the last has come.
+    #[arg(long)]
+    closed: bool,
+    /// Percent of the closed loop's throughput that the open loop sends at.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u8).range(1..=100))]
+    load: u8,
+}
+
+/// One of the two loops.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Loop {
+    Closed,
+    /// So many a second.
+    Open(f64),
+}
+
+impl Loop {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open(_) => "open",
+        }
+    }
+}
+
+/// What one loop measured.
+pub struct Phase {
+    /// From the first one's intended time to the last arrival.
+    pub nanos: u64,
+    /// How many were paced: publications, messages, connections.
+    pub paced: u64,
+    /// How many the CPU time is divided by: deliveries, messages, connections.
+    pub counted: u64,
+    pub spent: Spent,
+    pub latency: Histogram<u64>,
+    /// All of it came. If not, there is no capacity to take a part of.
+    pub complete: bool,
+}
+
+impl Phase {
+    fn per_second(&self, count: u64) -> f64 {
+        count as f64 * 1e9 / (self.nanos as f64).max(1.0)
+    }
+}
+
+/// What a load measured, by loop.
+pub struct Phases {
+    /// The loop that tells what one costs.
+    cost: (Loop, Phase),
+    /// The open loop after a closed one.
+    open: Option<(Loop, Phase)>,
+}
+
+/// The names of a load's counts.
+pub struct Words {
+    pub counted: &'static str,
+    pub per_second: &'static str,
+}
+
+impl Pacing {
+    /// An open loop alone.
+    pub const fn at(rate: f64) -> Self {
+        Self { rate: Some(rate), closed: false, load: 100 }
+    }
+
+    /// Whether an open loop follows a closed one.
+    pub const fn is_both(&self) -> bool {
+        self.rate.is_none() && !self.closed
+    }
+
+    /// Runs the loops that the flags ask for.
+    pub fn run(&self, mut phase: impl FnMut(Loop) -> Result<Phase, BenchError>) -> Result<Phases, BenchError> {
+        let first = match self.rate {
+            Some(rate) if !rate.is_finite() || rate < 0.0 => {
+                return Err(BenchError::Flag { flag: "--rate", rule: "must be 0 or more" });
+            }
+            Some(rate) if rate > 0.0 => Loop::Open(rate),
+            Some(_) | None => Loop::Closed,
+        };
+        let cost = phase(first)?;
+        let open =
+            (self.is_both() && cost.complete).then(|| Loop::Open(cost.per_second(cost.paced) * f64::from(self.load) / 100.0));
+        let open = open.map(|pace| phase(pace).map(|phase| (pace, phase))).transpose()?;
+        Ok(Phases { cost: (first, cost), open })
+    }
+}
+
+impl Phases {
+    /// What the cost is of, for the verdict.
+    pub fn counted(&self) -> u64 {
+        self.cost.1.counted
+    }
+
+    /// Appends the figures, and which loop each is of.
+    pub fn write(&self, report: &mut Report, words: &Words) {
+        let (cost_loop, cost) = &self.cost;
+        let (latency_loop, latency) = self.open.as_ref().unwrap_or(&self.cost);
+        report.add("cost_loop", cost_loop.name());
+        report.real("seconds", cost.nanos as f64 / 1e9);
+        report.add(words.counted, cost.counted);
+        report.real(words.per_second, cost.per_second(cost.counted));
+        report.spent(cost.spent, cost.counted);
+        report.add("latency_loop", latency_loop.name());
+        if let Loop::Open(rate) = latency_loop {
+            report.real("open_rate_per_second", *rate);
+            report.real("open_achieved_per_second", latency.per_second(latency.paced));
+        }
+        report.latency(&latency.latency);
+    }
+}
+
+/// The times at which `count` are due.
+pub struct Pace {
+    pace: Loop,
+    began: u64,
+    next: u64,
+    count: u64,
+}
+
+impl Pace {
+    /// From `began`, in nanoseconds of the load's clock.
+    pub const fn new(pace: Loop, began: u64, count: u64) -> Self {
+        Self { pace, began, next: 0, count }
+    }
+
+    pub const fn is_done(&self) -> bool {
+        self.next >= self.count
+    }
+
+    /// The intended time of the next one, if it is due and the load has `room` for it. Without room an open loop waits,
+    /// and what waited counts from when it was due.
+    pub fn next(&mut self, now: u64, room: bool) -> Option<u64> {
+        let due = self.due(now);
+        if self.is_done() || !room || due > now {
+            return None;
+        }
+        self.next += 1;
+        Some(due)
+    }
+
+    /// Until when the load may sleep, if nothing comes.
+    pub fn sleep_until(&self, room: bool) -> u64 {
+        match self.pace {
+            Loop::Open(_) if room && !self.is_done() => self.due(0),
+            Loop::Open(_) | Loop::Closed => u64::MAX,
+        }
+    }
+
+    fn due(&self, now: u64) -> u64 {
+        match self.pace {
+            Loop::Closed => now,
+            Loop::Open(rate) => self.began.saturating_add((self.next as f64 * 1e9 / rate) as u64),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::bench::checker::new_histogram;
+
+    #[test]
+    fn an_open_loop_does_not_wait_for_answers() {
+        let mut pace = Pace::new(Loop::Open(1000.0), 5_000_000, 4);
+        assert_eq!(pace.next(4_999_999, true), None);
+        assert_eq!((pace.next(5_000_000, true), pace.next(5_000_000, true)), (Some(5_000_000), None));
+        assert_eq!(pace.sleep_until(true), 6_000_000);
+        assert_eq!((pace.next(9_000_000, false), pace.sleep_until(false)), (None, u64::MAX));
+        // Three milliseconds of standing still: what was due meanwhile keeps its time.
+        let late: Vec<_> = std::iter::from_fn(|| pace.next(9_000_000, true)).collect();
+        assert_eq!((late, pace.is_done()), (vec![6_000_000, 7_000_000, 8_000_000], true));
+        assert_eq!(pace.sleep_until(true), u64::MAX);
+    }
+
+    #[test]
+    fn a_closed_loop_sends_when_there_is_room() {
+        let mut pace = Pace::new(Loop::Closed, 5, 2);
+        assert_eq!(
+            (pace.next(7, false), pace.next(8, true), pace.next(9, true), pace.next(10, true)),
+            (None, Some(8), Some(9), None)
+        );
+    }
+
+    fn loops(pacing: &Pacing, complete: bool) -> Vec<Loop> {
+        let mut ran = Vec::new();
+        let phases = pacing.run(|pace| {
+            ran.push(pace);
+            let spent = Spent { process: None, core: None };
+            Ok(Phase { nanos: 2_000_000_000, paced: 100, counted: 500, spent, latency: new_histogram(), complete })
+        });
+        assert_eq!(phases.is_ok(), !ran.is_empty());
+        ran
+    }
+
+    #[test]
+    fn the_open_loop_sends_at_a_part_of_what_the_closed_one_did() {
+        let pacing = |rate, closed| Pacing { rate, closed, load: 60 };
+        assert_eq!(loops(&pacing(None, false), true), [Loop::Closed, Loop::Open(30.0)]);
+        assert_eq!(loops(&pacing(None, false), false), [Loop::Closed]);
+        assert_eq!(loops(&pacing(None, true), true), [Loop::Closed]);
+        assert_eq!(loops(&pacing(Some(0.0), false), true), [Loop::Closed]);
+        assert_eq!(loops(&pacing(Some(7.0), false), true), [Loop::Open(7.0)]);
+        assert_eq!(loops(&pacing(Some(f64::NAN), false), true), []);
+    }
+}
