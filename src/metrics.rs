@@ -105,6 +105,10 @@ pub struct Counters {
     pub gaps: Labelled,
     pub slow_consumer: Labelled,
     pub publications_dropped: Labelled,
+    /// Publications that became a gap because too much waited, by where: for a worker, or for a channel's subscribers.
+    pub publications_collapsed: Labelled,
+    /// Messages that found a mailbox full, by worker.
+    pub mailbox_spilled: Labelled,
     pub received_bytes: u64,
     pub sent_bytes: [u64; 5],
     pub sends: u64,
@@ -135,7 +139,7 @@ impl Counters {
     }
 
     /// Counters with labels: name, label names, counts.
-    fn families(&self) -> [(&'static str, &'static [&'static str], &Labelled); 13] {
+    fn families(&self) -> [(&'static str, &'static [&'static str], &Labelled); 15] {
         [
             ("connections_refused_total", &["reason"], &self.connections_refused),
             ("disconnects_total", &["transport", "code"], &self.disconnects),
@@ -145,6 +149,8 @@ impl Counters {
             ("gaps_total", &["reason"], &self.gaps),
             ("slow_consumer_total", &["policy"], &self.slow_consumer),
             ("publications_dropped_total", &["policy"], &self.publications_dropped),
+            ("publications_collapsed_total", &["at"], &self.publications_collapsed),
+            ("mailbox_spilled_total", &["worker"], &self.mailbox_spilled),
             ("http_requests_total", &["door", "method", "status"], &self.http_requests),
             ("http_parse_errors_total", &["reason"], &self.http_parse_errors),
             ("ws_messages_received_total", &["opcode"], &self.ws_messages_received),
@@ -153,7 +159,7 @@ impl Counters {
         ]
     }
 
-    fn families_mut(&mut self) -> [&mut Labelled; 13] {
+    fn families_mut(&mut self) -> [&mut Labelled; 15] {
         [
             &mut self.connections_refused,
             &mut self.disconnects,
@@ -163,6 +169,8 @@ impl Counters {
             &mut self.gaps,
             &mut self.slow_consumer,
             &mut self.publications_dropped,
+            &mut self.publications_collapsed,
+            &mut self.mailbox_spilled,
             &mut self.http_requests,
             &mut self.http_parse_errors,
             &mut self.ws_messages_received,

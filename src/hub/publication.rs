@@ -177,6 +177,9 @@ impl Draft {
     /// Bytes it occupies while it waits.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.payload.bytes.len()
+        let texts = [&self.event, &self.key, &self.idempotency_key];
+        let texts: usize = texts.into_iter().flatten().map(|text| text.len()).sum();
+        let tags: usize = self.tags.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
+        size_of::<Self>() + self.payload.bytes.len() + texts + tags
     }
 }

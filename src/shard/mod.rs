@@ -16,6 +16,8 @@ mod held;
 #[cfg(test)]
 mod held_tests;
 pub mod io;
+#[cfg(test)]
+mod mail_tests;
 mod operate;
 mod options;
 mod outbox;
@@ -31,6 +33,8 @@ mod stream;
 mod subscribe;
 mod upstream;
 mod websocket;
+#[cfg(test)]
+mod workers_tests;
 
 pub use fanout::FanOut;
 pub use io::{CloseHow, ConnectCause, GoneCause, Input, ListenerId, Output};
@@ -105,7 +109,7 @@ impl Shard {
             audiences: Audiences::default(),
             home: Home::new(random.bits()),
             local: Local::default(),
-            outbox: Outbox::new(shards, options.spill),
+            outbox: Outbox::new(id, shards, options.spill),
             timers: Wheel::default(),
             catching_up: Vec::new(),
             aftermath: fanout::Aftermath::default(),
@@ -185,6 +189,7 @@ impl Shard {
         self.continue_held(self.now);
         self.metrics.sends += self.connections.flush() as u64;
         self.ask_for_pages();
+        self.outbox.settle();
     }
 
     /// The next act asked of the shell.
@@ -218,7 +223,7 @@ impl Shard {
     /// Publications to other workers that were given up, since the start, because too much waited for them.
     #[must_use]
     pub const fn spill_collapsed(&self) -> u64 {
-        self.outbox.collapsed
+        self.outbox.collapsed()
     }
 
     /// Replaces the configuration. Open connections keep what they were opened with; limits and policies apply from now on.

@@ -10,7 +10,7 @@ use crate::http::head::Head;
 use crate::http::problem::Problem;
 use crate::http::response::Response;
 use crate::hub::Message;
-use crate::metrics::Snapshot;
+use crate::metrics::{Label, Snapshot};
 use crate::protocol::codes::Disconnect;
 
 /// Connections told to go per step of a drain.
@@ -162,8 +162,13 @@ impl Shard {
     }
 
     fn snapshot(&self) -> Snapshot {
+        let mut counters = self.metrics.clone();
+        let label = |label: Label| [label, Label::None, Label::None];
+        counters.mailbox_spilled.add(label(self.id.0.into()), self.outbox.spilled());
+        counters.publications_collapsed.add(label("mailbox".into()), self.outbox.collapsed());
+        counters.publications_collapsed.add(label("fan_out".into()), self.local.collapsed());
         Snapshot {
-            counters: self.metrics.clone(),
+            counters,
             subscriptions: self.local.subscriptions() as u64,
             channels: self.home.channels() as u64,
             position_records: self.home.position_records() as u64,
