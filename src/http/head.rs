@@ -146,6 +146,12 @@ impl Head {
         self.framing
     }
 
+    /// Whether bytes of a body follow the head.
+    #[must_use]
+    pub const fn has_body(&self) -> bool {
+        !matches!(self.framing, Framing::None | Framing::Length(0))
+    }
+
     /// Whether the client keeps the connection after this exchange (RFC 9112 section 9.3).
     #[must_use]
     pub const fn keep_alive(&self) -> bool {

@@ -15,7 +15,10 @@ use crate::protocol::plain::{api, publish};
 /// A body being collected.
 #[derive(Debug)]
 pub struct Collect {
+    /// The connection closes with a refusal before the body's end.
     facts: Facts,
+    /// What they are once the body has been read.
+    complete: Facts,
     door: PublishDoor,
     /// What the head says about the publication; the API's JSON requests say it in the body.
     envelope: Option<publish::Envelope>,
@@ -26,9 +29,8 @@ pub struct Collect {
 
 impl Shard {
     /// A POST to a publishing door: checks who asks, then collects the body.
-    pub(super) fn open_publish(&mut self, conn: ConnId, door: PublishDoor, name: &str, head: &Head, mut facts: Facts, now: Now) {
+    pub(super) fn open_publish(&mut self, conn: ConnId, door: PublishDoor, name: &str, head: &Head, facts: Facts, now: Now) {
         if !self.shows_key(head) {
-            facts.keep_alive = false;
             return self.refuse(conn, &facts, &Problem::unauthorized(self.options.server.api_key.is_empty()), now);
         }
         let envelope = match door {
@@ -43,20 +45,16 @@ impl Shard {
             Framing::None | Framing::Chunked | Framing::UntilClose => 0,
         };
         match envelope {
-            Err(error) => {
-                facts.keep_alive = false;
-                self.refuse(conn, &facts, &error.problem(), now);
-            }
-            Ok(_) if length > bytes_max => {
-                facts.keep_alive = false;
-                self.refuse(conn, &facts, &Problem::too_large(bytes_max), now);
-            }
+            Err(error) => self.refuse(conn, &facts, &error.problem(), now),
+            Ok(_) if length > bytes_max => self.refuse(conn, &facts, &Problem::too_large(bytes_max), now),
             Ok(envelope) => {
                 if head.expects_continue() {
                     self.say(conn, b"HTTP/1.1 100 Continue\r\n\r\n".as_slice());
                 }
                 let reader = BodyReader::new(head.framing());
-                let collect = Collect { facts, door, envelope, reader, body: Vec::with_capacity(length.min(64 << 10)), bytes_max };
+                let complete = facts.clone().with_body_read(head);
+                let collect =
+                    Collect { facts, complete, door, envelope, reader, body: Vec::with_capacity(length.min(64 << 10)), bytes_max };
                 self.set_stage(conn, Stage::Body(Box::new(collect)));
                 self.timers.set(conn.slot, now.monotonic + self.options.http.body_timeout);
                 self.body_bytes(conn, &[], now);
@@ -84,8 +82,7 @@ impl Shard {
                     return bytes.len();
                 }
                 Ok(step) if collect.body.len() + step.data.len() > collect.bytes_max => {
-                    let (mut facts, bytes_max) = (collect.facts.clone(), collect.bytes_max);
-                    facts.keep_alive = false;
+                    let (facts, bytes_max) = (collect.facts.clone(), collect.bytes_max);
                     self.refuse(conn, &facts, &Problem::too_large(bytes_max), now);
                     return bytes.len();
                 }
@@ -113,7 +110,7 @@ impl Shard {
     /// The body is complete: make drafts of it and send them to their homes.
     fn collected(&mut self, conn: ConnId, now: Now) {
         let Some(Stage::Body(collect)) = self.take_stage(conn) else { return };
-        let Collect { facts, door, envelope, body, .. } = *collect;
+        let Collect { complete: facts, door, envelope, body, .. } = *collect;
         let drafts: Result<Vec<Draft>, _> = match door {
             PublishDoor::Channel => match envelope {
                 Some(envelope) => envelope.draft(body).map(|draft| vec![draft]).map_err(|error| error.problem().response()),

@@ -8,7 +8,7 @@ use super::stage::Stage;
 use crate::base::{ConnId, Now};
 use crate::http::HttpError;
 use crate::http::cors::{self, Cors};
-use crate::http::head::{Framing, Head, Method};
+use crate::http::head::{Head, Method};
 use crate::http::problem::Problem;
 
 /// What answers a request.
@@ -120,9 +120,7 @@ impl Shard {
             return self.pass_on(conn, head, now);
         }
         let cors = if door.is_for_browsers() { self.origins.check(head.header("origin"), head.host()) } else { Ok(Cors::None) };
-        let mut facts = Facts::new(head, door.label(), Cors::None);
-        // A body that a door does not read would be taken for the next request.
-        facts.keep_alive &= head.framing() == Framing::None || head.method() == Method::Post;
+        let facts = Facts::new(head, door.label(), Cors::None);
         match cors {
             Ok(cors) => self.open_door(conn, door, head, Facts { cors, ..facts }, now),
             Err(problem) => self.refuse(conn, &facts, &problem, now),

@@ -36,6 +36,9 @@ mod websocket;
 #[cfg(test)]
 mod workers_tests;
 
+#[cfg(test)]
+mod tests;
+
 pub use fanout::FanOut;
 pub use io::{CloseHow, ConnectCause, GoneCause, Input, ListenerId, Output};
 pub use options::{Options, ServerOptions, SpillOptions};
@@ -314,19 +317,21 @@ impl Shard {
         }
     }
 
-    /// The peer has finished sending. What it is still owed is sent, then the connection closes.
+    /// The peer has finished sending: what it is still owed is sent, then the connection closes (RFC 9112 section 9.6). Who waits
+    /// for what may come, on a stream or in a long poll, is gone.
     fn eof(&mut self, conn: ConnId, now: Now) {
         if self.hold_eof(conn) {
             return;
         }
         let Some(cell) = self.connections.get_mut(conn) else { return };
         match &mut cell.stage {
-            // The answer to a complete request is still wanted (RFC 9112 section 9.6).
             Stage::Waiting(waiting) => waiting.facts.keep_alive = false,
-            Stage::Scrape(_) | Stage::Closing => {}
+            Stage::Scrape(scrape) => scrape.facts.keep_alive = false,
+            Stage::Poll(_) => self.poll_eof(conn, now),
             Stage::Exchange(_) => self.exchange_eof(conn),
             Stage::Upstream(_) => self.upstream_eof(conn, now),
-            Stage::Head(_) | Stage::Body(_) | Stage::Poll(_) | Stage::Stream(_) | Stage::WebSocket(_) | Stage::Vacant => {
+            Stage::Closing => {}
+            Stage::Head(_) | Stage::Body(_) | Stage::Stream(_) | Stage::WebSocket(_) | Stage::Vacant => {
                 self.disconnected(conn, 1006);
                 self.end(conn, now);
             }

@@ -24,7 +24,7 @@ const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A request for metrics, while the workers' counters come in.
 #[derive(Debug)]
 pub struct Scrape {
-    facts: Facts,
+    pub facts: Facts,
     owed: u16,
     total: Snapshot,
 }

@@ -1,5 +1,7 @@
 //! Polls: a request that is answered with what is there, or waits until something comes.
 
+use std::time::Duration;
+
 use super::Shard;
 use super::reply::Facts;
 use super::stage::Stage;
@@ -10,6 +12,9 @@ use crate::metrics::TransportKind;
 use crate::protocol::plain::item;
 use crate::protocol::plain::request::SubscribeRequest;
 use crate::transport::poll;
+
+/// How long a poll that need not wait is given for its homes' answers.
+pub const HOME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A poll that has not been answered.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub struct Poll {
     positions: Vec<(ChannelName, Option<StreamPosition>)>,
     /// Whether "nothing new" is said by 304: the position came from `If-None-Match`.
     not_modified: bool,
+    /// The client will send nothing more, which may mean that it is gone.
+    finished: bool,
 }
 
 impl Poll {
@@ -37,6 +44,7 @@ impl Poll {
             items: Vec::new(),
             positions: request.channels.iter().map(|channel| (channel.clone(), None)).collect(),
             not_modified: request.if_none_match,
+            finished: false,
         }
     }
 
@@ -99,10 +107,27 @@ impl Shard {
         let ready = !poll.items.is_empty() || poll.deadline <= now.monotonic || poll.facts.head_only;
         match (poll.owed, ready) {
             (0, true) => self.answer_poll(conn, now),
+            // Nothing is owed, and a client that hangs up cannot be told from one that only has nothing more to say.
+            (0, false) if poll.finished => {
+                self.disconnected(conn, 1006);
+                self.end(conn, now);
+            }
             // Until now the homes had longer to answer than the client wants to wait.
             (0, false) => self.timers.set(conn.slot, poll.deadline),
             (_, _) => {}
         }
+    }
+
+    /// The client has finished sending. What the homes owe it is awaited, and nothing else.
+    pub(super) fn poll_eof(&mut self, conn: ConnId, now: Now) {
+        let Some(Stage::Poll(poll)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
+        (poll.finished, poll.facts.keep_alive) = (true, false);
+        self.poll_expects_no_more(conn, now);
+    }
+
+    fn poll_expects_no_more(&mut self, conn: ConnId, now: Now) {
+        self.timers.set(conn.slot, now.monotonic + HOME_TIMEOUT);
+        self.poll_answered(conn, now);
     }
 
     /// The poll's time is up, or its homes have not answered in time: what there is goes out.

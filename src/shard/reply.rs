@@ -21,17 +21,24 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The facts of a request that a door answers.
+    /// The facts of a request whose body, if it has one, nobody has read: the connection closes behind the answer, or the body
+    /// would be taken for the next request.
     #[must_use]
     pub fn new(head: &Head, door: &'static str, cors: Cors) -> Self {
         Self {
-            keep_alive: head.keep_alive(),
+            keep_alive: head.keep_alive() && !head.has_body(),
             http11: head.version() == Version::Http11,
             head_only: head.method() == Method::Head,
             cors,
             door,
             method: head.method().label(),
         }
+    }
+
+    /// The same for who reads the body to its end before the answer.
+    #[must_use]
+    pub fn with_body_read(self, head: &Head) -> Self {
+        Self { keep_alive: head.keep_alive(), ..self }
     }
 }
 
@@ -44,7 +51,7 @@ impl Shard {
         self.finish_response(conn, bytes, keep, now);
     }
 
-    /// Refuses a request that could be read: the connection goes on.
+    /// Refuses a request that could be read.
     pub(super) fn refuse(&mut self, conn: ConnId, facts: &Facts, problem: &Problem, now: Now) {
         self.respond(conn, facts, problem.response(), now);
     }

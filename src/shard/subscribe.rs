@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Shard;
 use super::audience::{Audience, Shape};
 use super::encode::{self, Encoder};
-use super::poll::Poll;
+use super::poll::{HOME_TIMEOUT, Poll};
 use super::reply::Facts;
 use super::stage::Stage;
 use super::stream::Stream;
@@ -22,9 +22,6 @@ use crate::transport::event_stream;
 use crate::transport::stream::{self, StreamKind};
 use crate::ws::handshake::negotiate;
 use crate::ws::{Accepted, Decoder, HandshakeError, Role, UpgradeRequest};
-
-/// How long a poll that need not wait is given for its homes' answers.
-const HOME_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Shard {
     /// `GET` or `HEAD` on a channel door.

@@ -103,16 +103,15 @@ impl Upstreams {
 impl Shard {
     /// What no door takes goes to an upstream.
     pub(super) fn pass_on(&mut self, conn: ConnId, head: &Head, now: Now) {
-        let mut facts = Facts::new(head, "proxy", Cors::None);
+        let facts = Facts::new(head, "proxy", Cors::None);
         let found = self.upstreams.router.find(head.host(), head.path());
         let server = found.and_then(|upstream| self.options.proxy.upstreams.get(upstream)?.servers.first().copied());
         let (Some(upstream), Some(server)) = (found, server) else {
-            // Its body, if it has one, is not read.
-            facts.keep_alive &= head.framing() == crate::http::head::Framing::None;
             return self.refuse(conn, &facts, &Problem::not_found(head.path()), now);
         };
         let Some(peer) = self.connections.get(conn).map(super::connections::Cell::peer) else { return };
         let exchange = Exchange::new(head, Downstream { peer, secure: false, trusted: false }, server);
+        let facts = facts.with_body_read(head);
         let exchanging = Exchanging { exchange, facts, upstream, link: Link::Waiting };
         self.set_stage(conn, Stage::Exchange(Box::new(exchanging)));
         let acquired = self.upstreams.pools[upstream].take(conn);
