@@ -252,7 +252,7 @@ fn pitfall_25_drain_serves_who_had_connected() {
         for client in &mut clients {
             client.write_all(REQUEST).expect("connected");
         }
-        running.drain();
+        running.drain(Duration::from_secs(1));
         for client in &mut clients {
             let mut answer = Vec::new();
             client.read_to_end(&mut answer).expect("an orderly end, not a reset");

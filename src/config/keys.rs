@@ -234,7 +234,7 @@ static POLL: [Key<Config>; 1] = [Key {
 static CHANNELS: [Key<Config>; 6] = [
     Key {
         name: "per_connection_max",
-        doc: "Channels that one connection may hold.",
+        doc: "Channels that one connection may hold. A URL names at most 32 of them.",
         field: |config| Field::Count(&mut config.shard.hub.per_connection_max, 1..=65_535),
         live: true,
     },

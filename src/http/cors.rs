@@ -1,5 +1,7 @@
 //! Which pages may use the browser doors (WHATWG Fetch, the CORS protocol).
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use super::problem::Problem;
 use super::response::Response;
 
@@ -58,7 +60,7 @@ impl Origins {
     pub fn check(&self, origin: Option<&str>, host: &str) -> Result<Cors, Problem> {
         let Some(origin) = origin else { return Ok(Cors::None) };
         let lower = origin.to_ascii_lowercase();
-        let same = lower.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
+        let same = is_same(&lower, &host.to_ascii_lowercase());
         // Neither `*` nor a glob is meant to say "sandboxed frames and files"; `null` is listed by name.
         let listed = if lower == "null" {
             self.globs.contains(&lower)
@@ -74,6 +76,31 @@ impl Origins {
         } else {
             Err(Problem::forbidden(format!("origin {} is not allowed: add it to [http] allowed_origins", printable(origin))))
         }
+    }
+}
+
+/// Whether an origin is the host that was asked. Which scheme that speaks is not known here (a proxy in front may end TLS), so a
+/// port that is left out is the default one of the origin's scheme (RFC 6454 section 4).
+fn is_same(origin: &str, host: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let default = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return authority == host,
+    };
+    let bare = |authority: &str| authority.strip_suffix(default).unwrap_or(authority).to_owned();
+    bare(authority) == bare(host)
+}
+
+/// Whether a `Host` names the server by an address or as this machine: what no DNS record of somebody else can do.
+#[must_use]
+pub fn is_address_or_localhost(host: &str) -> bool {
+    let without_port = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let name = without_port.map_or(host, |(name, _)| name).to_ascii_lowercase();
+    let v6 = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    match v6 {
+        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
+        None => name == "localhost" || name.ends_with(".localhost") || name.parse::<Ipv4Addr>().is_ok(),
     }
 }
 
@@ -140,6 +167,41 @@ mod tests {
             (&Origins::new(&[]), Some("https://x.org"), None),
         ] {
             assert_eq!(origins.check(origin, "host:8000").ok(), expected, "{origin:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_host_and_port_is_always_let_in_default_ports_said_or_not() {
+        let nobody = Origins::new(&[]);
+        for (origin, host, same) in [
+            ("http://shop.example.org", "shop.example.org", true),
+            ("http://shop.example.org", "shop.example.org:80", true),
+            ("http://shop.example.org:80", "Shop.Example.org", true),
+            ("https://shop.example.org", "shop.example.org:443", true),
+            ("https://shop.example.org", "shop.example.org", true),
+            ("http://[::1]", "[::1]:80", true),
+            ("http://shop.example.org", "shop.example.org:443", false),
+            ("https://shop.example.org", "shop.example.org:80", false),
+            ("http://shop.example.org", "shop.example.org:8080", false),
+            ("http://shop.example.org", "example.org", false),
+            ("http://shop.example.org", "", false),
+            ("null", "null", false),
+        ] {
+            assert_eq!(nobody.check(Some(origin), host).is_ok(), same, "{origin} at {host}");
+        }
+    }
+
+    #[test]
+    fn an_address_or_localhost_is_nobody_elses_name() {
+        for host in
+            ["localhost", "LOCALHOST:8000", "a.localhost", "127.0.0.1:1", "127.9.9.9", "[::1]", "[::1]:8000", "192.168.1.5:80"]
+        {
+            assert!(is_address_or_localhost(host), "{host}");
+        }
+        for host in
+            ["", "evil.org", "evil.org:8000", "localhost.evil.org", "127.0.0.1.evil.org", "notlocalhost", "[evil.org]", "::1"]
+        {
+            assert!(!is_address_or_localhost(host), "{host}");
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! What the RFC calls an error is refused here, so that nothing behind this module has to wonder where a message ends.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::Options;
@@ -180,12 +181,12 @@ impl Head {
         self.fields().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// All fields of a name, joined as a list (RFC 9110 section 5.2).
+    /// All fields of a name, joined as a list (RFC 9110 section 5.3).
     #[must_use]
-    pub fn header_list(&self, name: &str) -> Option<String> {
-        let values: Vec<&str> =
-            self.fields().filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect();
-        (!values.is_empty()).then(|| values.join(", "))
+    pub fn header_list(&self, name: &str) -> Option<Cow<'_, str>> {
+        let mut values = self.fields().filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        let first = values.next()?;
+        Some(values.fold(Cow::Borrowed(first), |list, value| Cow::Owned(format!("{list}, {value}"))))
     }
 
     /// Whether a list field has a token, compared without case.

@@ -16,15 +16,15 @@ use crate::base::ShardId;
 use crate::metrics::LoopFacts;
 use crate::shard;
 
-/// Time beyond the drain timeout after which workers are stopped without being asked again.
+/// Time beyond the drain's own limit after which workers are stopped without being asked again.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// A drain by Ctrl-C on a terminal takes at most this long.
 const TERMINAL_DRAIN: Duration = Duration::from_secs(1);
 
 impl Running {
-    /// Stops listening and lets every connection finish, within the shards' drain timeout.
-    pub fn drain(&mut self) {
-        self.tell_all(|| Parcel::Drain);
+    /// Stops listening and lets every connection finish within a time.
+    pub fn drain(&mut self, limit: Duration) {
+        self.tell_all(|| Parcel::Drain(limit));
     }
 
     /// Replaces the shards' configuration.
@@ -90,7 +90,7 @@ pub fn serve(
         let mut running = start(options)?;
         let mut mail = Mail::new(&running)?;
         ready(&running.bound);
-        let end = loop {
+        let (limit, grace) = loop {
             match signals.next(&mut mail).await {
                 Event::Reload => {
                     if let Some(options) = reload() {
@@ -98,15 +98,15 @@ pub fn serve(
                         running.reload(&options);
                     }
                 }
-                Event::Interrupt if std::io::stdin().is_terminal() => break drain_timeout.min(TERMINAL_DRAIN),
-                Event::Interrupt | Event::Terminate => break drain_timeout + DRAIN_GRACE,
+                Event::Interrupt if std::io::stdin().is_terminal() => break (drain_timeout.min(TERMINAL_DRAIN), Duration::ZERO),
+                Event::Interrupt | Event::Terminate => break (drain_timeout, DRAIN_GRACE),
                 Event::Mail | Event::Tick if running.has_lost_a_worker() => return running.stop().map(drop),
                 Event::Mail | Event::Tick => {}
             }
         };
         tracing::info!("draining");
-        running.drain();
-        wait_for_drain(&mut running, &mut signals, &mut mail, end).await;
+        running.drain(limit);
+        wait_for_drain(&mut running, &mut signals, &mut mail, limit + grace).await;
         running.stop().map(drop)
     })
 }

@@ -50,8 +50,8 @@ pub enum Parcel {
     Message(Message),
     /// Use this configuration from now on.
     Reload(Arc<Options>),
-    /// Stop listening and finish.
-    Drain,
+    /// Stop listening and finish within this time.
+    Drain(Duration),
     /// To the control thread: this worker has nothing left to wait for.
     Drained,
     /// End now.
@@ -115,8 +115,8 @@ pub struct Worker {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     Serving,
-    /// Accepting what had already connected.
-    Draining,
+    /// Accepting what had already connected; the shard has this long when that is done.
+    Draining(Duration),
     /// The shard has been told to finish.
     Finishing,
     /// Everything is said; waiting for the others.
@@ -218,11 +218,11 @@ impl Worker {
         post.receive(MESSAGES_MAX, |from, parcel| match parcel {
             Parcel::Message(message) => shard.handle(Input::Message { from, message }, now),
             Parcel::Reload(options) => shard.reload(options),
-            Parcel::Drain if *state == State::Serving => {
+            Parcel::Drain(limit) if *state == State::Serving => {
                 sockets.start_drain();
-                *state = State::Draining;
+                *state = State::Draining(limit);
             }
-            Parcel::Drain | Parcel::Drained => {}
+            Parcel::Drain(_) | Parcel::Drained => {}
             Parcel::Stop => *state = State::Stopped,
         });
     }
@@ -276,8 +276,8 @@ impl Worker {
 
     fn continue_drain(&mut self, now: Now) {
         match self.state {
-            State::Draining if self.sockets.has_stopped_listening() => {
-                self.shard.drain(now);
+            State::Draining(limit) if self.sockets.has_stopped_listening() => {
+                self.shard.drain(limit, now);
                 self.state = State::Finishing;
             }
             State::Finishing if self.shard.is_drained(now) => {
@@ -287,7 +287,7 @@ impl Worker {
                     self.state = State::Drained;
                 }
             }
-            State::Serving | State::Draining | State::Finishing | State::Drained | State::Stopped => {}
+            State::Serving | State::Draining(_) | State::Finishing | State::Drained | State::Stopped => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! The numbers clients know errors and disconnects by; one table for every protocol.
 
 use crate::hub::PublishError;
+use crate::metrics::Label;
 
 /// An error in a reply; the connection goes on. 0 to 399 are the protocol's, applications use 400 to 1999.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -224,6 +225,13 @@ impl Disconnect {
     }
 }
 
+/// The value of a `code` label. A client may close with any number it likes; those without a meaning are one.
+#[must_use]
+pub fn label(code: u16) -> Label {
+    let known = matches!(code, 1000..=1015) || Disconnect::ALL.iter().any(|disconnect| disconnect.number() == code);
+    if known { Label::from(code) } else { Label::Word("other") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,6 +242,15 @@ mod tests {
         assert_eq!(numbers, (100..=113).collect::<Vec<u16>>());
         let temporary: Vec<u16> = ErrorCode::ALL.iter().filter(|code| code.is_temporary()).map(|code| code.number()).collect();
         assert_eq!(temporary, [100, 111, 113]);
+    }
+
+    #[test]
+    fn codes_that_clients_invent_are_one_label() {
+        let labels: Vec<Label> = (0..=u16::MAX).map(label).collect();
+        assert_eq!(labels[3008], Label::Number(3008));
+        assert_eq!(labels[1006], Label::Number(1006));
+        assert_eq!(labels[4711], Label::Word("other"));
+        assert!(labels.iter().filter(|label| **label != Label::Word("other")).count() < 40);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! this proxy says itself, nobody else may say for it: also not under a name with `_` for `-`, which backends of the CGI family
 //! take for the same.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::http::head::{Framing, Head, Method, Version};
@@ -140,7 +141,7 @@ fn write_forwarded(head: &Head, downstream: Downstream, out: &mut Vec<u8>) {
     let scheme = if downstream.secure { "https" } else { "http" };
     write_list("X-Forwarded-For", received("x-forwarded-for"), &peer.to_string(), out);
     field(out, "X-Forwarded-Proto", received("x-forwarded-proto").as_deref().unwrap_or(scheme));
-    if let Some(host) = received("x-forwarded-host").or_else(|| (!head.host().is_empty()).then(|| head.host().to_owned())) {
+    if let Some(host) = received("x-forwarded-host").or_else(|| (!head.host().is_empty()).then(|| head.host().into())) {
         field(out, "X-Forwarded-Host", &host);
     }
     write_list("Forwarded", received("forwarded"), &forwarded(peer, scheme, head.host()), out);
@@ -156,7 +157,7 @@ fn forwarded(peer: IpAddr, scheme: &str, host: &str) -> String {
 }
 
 /// Appends a list field: what was received, and one element more.
-fn write_list(name: &str, received: Option<String>, element: &str, out: &mut Vec<u8>) {
+fn write_list(name: &str, received: Option<Cow<'_, str>>, element: &str, out: &mut Vec<u8>) {
     match received.filter(|list| !list.is_empty()) {
         Some(list) => field(out, name, &format!("{list}, {element}")),
         None => field(out, name, element),

@@ -52,7 +52,7 @@ impl Door<'_> {
         }
     }
 
-    /// Whether pages of other origins may use it.
+    /// Whether pages of other origins that are let in may read its answers. What the others say is for the server's own people.
     const fn is_for_browsers(self) -> bool {
         matches!(self, Self::Channel(_) | Self::Channels | Self::Publish(_) | Self::Echo)
     }
@@ -119,10 +119,10 @@ impl Shard {
         if door == Door::Elsewhere && listener == ListenerId::Public {
             return self.pass_on(conn, head, now);
         }
-        let cors = if door.is_for_browsers() { self.origins.check(head.header("origin"), head.host()) } else { Ok(Cors::None) };
         let facts = Facts::new(head, door.label(), Cors::None);
-        match cors {
-            Ok(cors) => self.open_door(conn, door, head, Facts { cors, ..facts }, now),
+        match self.origins.check(head.header("origin"), head.host()) {
+            Ok(cors) if door.is_for_browsers() => self.open_door(conn, door, head, Facts { cors, ..facts }, now),
+            Ok(_) => self.open_door(conn, door, head, facts, now),
             Err(problem) => self.refuse(conn, &facts, &problem, now),
         }
     }
@@ -157,7 +157,7 @@ impl Shard {
             (Door::Live, Method::Get | Method::Head) => self.answer_live(conn, &facts, now),
             (Door::Ready, Method::Get | Method::Head) => self.answer_ready(conn, &facts, now),
             (Door::Metrics, Method::Get | Method::Head) => self.open_metrics(conn, head, facts, now),
-            (Door::Playground, Method::Get | Method::Head) => self.answer_playground(conn, &facts, now),
+            (Door::Playground, Method::Get | Method::Head) => self.answer_playground(conn, head.host(), &facts, now),
             (Door::Elsewhere, _) => self.refuse(conn, &facts, &Problem::not_found(head.path()), now),
             (_, _) => self.refuse(conn, &facts, &Problem::method_not_allowed(door.allow()), now),
         }

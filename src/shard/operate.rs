@@ -6,12 +6,13 @@ use super::Shard;
 use super::reply::Facts;
 use super::stage::Stage;
 use crate::base::{ConnId, Nanos, Now, ShardId};
+use crate::http::cors::is_address_or_localhost;
 use crate::http::head::Head;
 use crate::http::problem::Problem;
 use crate::http::response::Response;
 use crate::hub::Message;
 use crate::metrics::{Label, Snapshot};
-use crate::protocol::codes::Disconnect;
+use crate::protocol::codes::{self, Disconnect};
 
 /// Connections told to go per step of a drain.
 const DRAIN_STEP: Duration = Duration::from_millis(100);
@@ -40,19 +41,18 @@ pub struct Drain {
 }
 
 impl Shard {
-    /// Starts to finish: no request is kept alive, and every connection is told to go, spread over most of the drain time.
-    pub fn drain(&mut self, now: Now) {
+    /// Starts to finish within a time: no request is kept alive, and every connection is told to go, spread over most of it.
+    pub fn drain(&mut self, limit: Duration, now: Now) {
         if self.draining.is_some() {
             return;
         }
-        let timeout = self.options.server.drain_timeout;
-        let steps = (timeout.as_secs_f64() * DRAIN_SHARE / DRAIN_STEP.as_secs_f64()).max(1.0);
+        let steps = (limit.as_secs_f64() * DRAIN_SHARE / DRAIN_STEP.as_secs_f64()).max(1.0);
         let slots_per_step = (f64::from(self.connections.slots()) / steps).ceil() as u32;
         self.draining = Some(Drain {
             next_slot: 0,
             slots_per_step: slots_per_step.max(1),
             next_step: now.monotonic,
-            deadline: now.monotonic + timeout,
+            deadline: now.monotonic + limit,
         });
     }
 
@@ -83,7 +83,7 @@ impl Shard {
         match self.connections.get(conn).map(|cell| &cell.stage) {
             Some(Stage::WebSocket(_)) => self.close_websocket(conn, Disconnect::Shutdown, now),
             Some(Stage::Stream(_)) => self.close_with(conn, Disconnect::Shutdown, now),
-            Some(Stage::Poll(_)) => self.poll_expired(conn, now),
+            Some(Stage::Poll(_)) => self.hurry_poll(conn, now),
             Some(Stage::Head(None)) => self.end(conn, now),
             // An idle upstream connection is nobody's; a busy one goes with its exchange.
             Some(Stage::Upstream(_)) => self.upstream_expired(conn, now),
@@ -112,7 +112,13 @@ impl Shard {
         self.respond(conn, facts, Response::json(200, "{\"ready\":true}").with("Cache-Control", "no-store"), now);
     }
 
-    pub(super) fn answer_playground(&mut self, conn: ConnId, facts: &Facts, now: Now) {
+    /// The page holds the API key, so it goes only to who names the server by an address or as localhost: a page of another
+    /// site whose name is made to lead here (DNS rebinding) counts as the same origin and could read it.
+    pub(super) fn answer_playground(&mut self, conn: ConnId, host: &str, facts: &Facts, now: Now) {
+        if !is_address_or_localhost(host) {
+            let detail = "the playground holds the API key: open it by the server's address, as in http://127.0.0.1:8000/";
+            return self.refuse(conn, facts, &Problem::forbidden(detail), now);
+        }
         let page = crate::admin::playground(&self.options.server.door_prefix, &self.options.server.api_key);
         let response = Response::new(200, "text/html; charset=utf-8", page).with("Cache-Control", "no-store");
         self.respond(conn, facts, response, now);
@@ -186,6 +192,6 @@ impl Shard {
             _ => return,
         };
         tracing::debug!(%conn, peer = %cell.peer(), transport, code, "disconnected");
-        self.metrics.disconnects.two(transport, code);
+        self.metrics.disconnects.two(transport, codes::label(code));
     }
 }

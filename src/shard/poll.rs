@@ -81,6 +81,10 @@ impl Shard {
         for publication in &answer.page {
             poll.publication(publication);
         }
+        if poll.facts.head_only {
+            // A look is told where the channel is, not how far one page would go.
+            poll.advance(channel, answer.top);
+        }
         self.metrics.deliveries[TransportKind::Poll.index()] += answer.page.len() as u64;
     }
 
@@ -125,6 +129,14 @@ impl Shard {
         self.poll_expects_no_more(conn, now);
     }
 
+    /// The poll waits no longer: it is answered as soon as no home owes it anything.
+    pub(super) fn hurry_poll(&mut self, conn: ConnId, now: Now) {
+        let Some(Stage::Poll(poll)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
+        poll.deadline = now.monotonic;
+        self.poll_expects_no_more(conn, now);
+    }
+
+    /// What the homes owe is awaited, and nothing else: the poll is answered, or found to be gone.
     fn poll_expects_no_more(&mut self, conn: ConnId, now: Now) {
         self.timers.set(conn.slot, now.monotonic + HOME_TIMEOUT);
         self.poll_answered(conn, now);

@@ -64,7 +64,8 @@ impl Shard {
 
     /// The response is queued: read the next request, or close.
     pub(super) fn next_request(&mut self, conn: ConnId, keep: bool, now: Now) {
-        if keep {
+        // A drain may have begun since the response said otherwise, and has passed this connection by.
+        if keep && self.draining.is_none() {
             self.set_stage(conn, Stage::Head(None));
             if self.connections.get(conn).is_some() {
                 self.timers.set(conn.slot, now.monotonic + self.options.http.keep_alive_timeout);

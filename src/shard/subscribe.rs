@@ -17,82 +17,94 @@ use crate::hub::local::{Left, NO_SUBSCRIPTION, Phase};
 use crate::hub::{Access, Answer, AudienceId, ChannelName, Message, Namespace, Outcome, Start, Subscribe, home_of};
 use crate::protocol::codes::Disconnect;
 use crate::protocol::plain::item;
-use crate::protocol::plain::request::{Format, SubscribeRequest, Transport};
+use crate::protocol::plain::request::{CHANNELS_MAX, Format, Limits, RequestError, SubscribeRequest, Transport, is_upgrade};
 use crate::transport::event_stream;
 use crate::transport::stream::{self, StreamKind};
 use crate::ws::handshake::negotiate;
-use crate::ws::{Accepted, Decoder, HandshakeError, Role, UpgradeRequest};
+use crate::ws::{Accepted, Decoder, DeflateParams, Role, UpgradeRequest};
 
 impl Shard {
     /// `GET` or `HEAD` on a channel door.
     pub(super) fn open_channels(&mut self, conn: ConnId, name: Option<&str>, head: &Head, facts: Facts, now: Now) {
-        let wait_max = self.options.transport.poll_wait_max;
-        let request = match SubscribeRequest::parse(name, head.query(), &|field| head.header(field), wait_max) {
-            Ok(request) => request,
-            Err(error) => return self.refuse(conn, &facts, &error.problem(), now),
+        let limits = Limits {
+            wait_max: self.options.transport.poll_wait_max,
+            channels_max: self.options.hub.per_connection_max.min(CHANNELS_MAX),
         };
-        // A look is answered as a poll, whatever was accepted: that is where the position is told.
-        let transport = if facts.head_only { Transport::Poll { wait: Duration::ZERO } } else { request.transport };
-        let key = self.shows_key(head);
-        let denied = request.channels.iter().find(|channel| !self.may_subscribe(channel, key)).cloned();
-        match (transport, denied) {
-            (Transport::WebSocket, denied) => self.open_websocket(conn, head, &request, denied.is_some(), facts, now),
-            (_, Some(channel)) => {
-                let detail = format!("channel {channel} may not be subscribed to here: set allow_subscribe in its namespace");
-                self.refuse(conn, &facts, &Problem::forbidden(detail), now);
+        let header = |field: &str| head.header_list(field);
+        let request = SubscribeRequest::parse(name, head.query(), &header, limits);
+        let request = match request.map_err(Refusal::Request).and_then(|request| self.admit(request, self.shows_key(head))) {
+            Ok(request) => request,
+            Err(refusal) if is_upgrade(&header) && !facts.head_only => {
+                return self.open_websocket(conn, head, Err(refusal), facts, now);
             }
-            (Transport::EventStream, None) => self.open_stream(conn, &request, StreamKind::EventStream, facts, now),
-            (Transport::NdJson, None) => self.open_stream(conn, &request, StreamKind::NdJson, facts, now),
-            (Transport::Poll { wait }, None) => self.open_poll(conn, &request, wait, facts, now),
+            Err(refusal) => return self.refuse(conn, &facts, &refusal.problem(), now),
+        };
+        match request.transport {
+            // A look is answered as a poll, whatever was accepted: that is where the position is told.
+            _ if facts.head_only => self.open_poll(conn, &request, Duration::ZERO, facts, now),
+            Transport::WebSocket => self.open_websocket(conn, head, Ok(request), facts, now),
+            Transport::EventStream => self.open_stream(conn, &request, StreamKind::EventStream, facts, now),
+            Transport::NdJson => self.open_stream(conn, &request, StreamKind::NdJson, facts, now),
+            Transport::Poll { wait } => self.open_poll(conn, &request, wait, facts, now),
         }
     }
 
-    fn may_subscribe(&self, channel: &ChannelName, key: bool) -> bool {
-        self.options.hub.namespace(channel.as_str()).is_some_and(|namespace| match namespace.allow_subscribe {
-            Access::Anyone => true,
-            Access::Key => key,
-            Access::Nobody => false,
-        })
+    /// Checks that every channel may be subscribed to: all or none.
+    fn admit(&self, request: SubscribeRequest, key: bool) -> Result<SubscribeRequest, Refusal> {
+        for channel in &request.channels {
+            let namespace = self.options.hub.namespace(channel.as_str());
+            let namespace = namespace.ok_or_else(|| Refusal::UnknownNamespace(channel.clone()))?;
+            match namespace.allow_subscribe {
+                Access::Anyone => {}
+                Access::Key if key => {}
+                Access::Key | Access::Nobody => return Err(Refusal::Denied(channel.clone())),
+            }
+        }
+        Ok(request)
     }
 
-    fn open_websocket(&mut self, conn: ConnId, head: &Head, request: &SubscribeRequest, denied: bool, facts: Facts, now: Now) {
-        let door = if request.format == Format::Raw { Door::PlainRaw } else { Door::PlainJson };
-        let Some(audience) = self.become_websocket(conn, head, door, request.format, &facts, now) else { return };
-        if denied {
-            // A browser cannot see the status of a refused upgrade; a close code it can.
-            self.close_websocket(conn, Disconnect::PermissionDenied, now);
-        } else {
-            self.join_all(conn, request, audience);
+    /// A browser cannot see the status of a refused upgrade: what is wrong with the request is told after it, by a close code.
+    fn open_websocket(&mut self, conn: ConnId, head: &Head, request: Result<SubscribeRequest, Refusal>, facts: Facts, now: Now) {
+        let format = request.as_ref().map_or(Format::Json, |request| request.format);
+        let door = if format == Format::Raw { Door::PlainRaw } else { Door::PlainJson };
+        let Some(deflate) = self.become_websocket(conn, head, door, &facts, now) else { return };
+        match request {
+            Err(refusal) => {
+                let (disconnect, reason) = refusal.disconnect();
+                self.close_websocket_saying(conn, disconnect, &reason, now);
+            }
+            Ok(request) => {
+                let audience = Audience { transport: Shape::WebSocket { deflate }, format, single: false };
+                match self.audiences.intern(audience) {
+                    Some(audience) => self.join_all(conn, &request, audience),
+                    None => self.close_websocket(conn, Disconnect::Overload, now),
+                }
+            }
         }
     }
 
     /// `GET /echo`.
     pub(super) fn open_echo(&mut self, conn: ConnId, head: &Head, facts: Facts, now: Now) {
-        self.become_websocket(conn, head, Door::Echo, Format::Raw, &facts, now);
+        self.become_websocket(conn, head, Door::Echo, &facts, now);
     }
 
-    /// Answers the handshake; `None` where it is refused.
+    /// Answers the handshake. `None` where it is refused, or where the server is going; else the compression agreed on.
     fn become_websocket(
         &mut self,
         conn: ConnId,
         head: &Head,
         door: Door,
-        format: Format,
         facts: &Facts,
         now: Now,
-    ) -> Option<AudienceId> {
+    ) -> Option<Option<DeflateParams>> {
         let accepted = match accept(head, &self.options.ws) {
             Ok(accepted) => accepted,
-            Err(error) => {
-                let problem = Problem::new(error.status(), error.to_string());
-                let refusal = error.fields().iter().fold(problem, |problem, (name, value)| problem.with(name, value));
-                self.refuse(conn, facts, &refusal, now);
+            Err(problem) => {
+                self.refuse(conn, facts, &problem, now);
                 return None;
             }
         };
         let deflate = accepted.deflate();
-        let audience =
-            self.intern(conn, Audience { transport: Shape::WebSocket { deflate }, format, single: false }, facts, now)?;
         self.count_request(facts, 101);
         let mut response = Vec::with_capacity(192);
         accepted.write_response(&mut response);
@@ -111,14 +123,19 @@ impl Shard {
             }),
         );
         self.timers.set(conn.slot, now.monotonic + self.options.ws.ping_interval);
-        Some(audience)
+        if self.draining.is_some() {
+            self.close_websocket(conn, Disconnect::Shutdown, now);
+            return None;
+        }
+        Some(deflate)
     }
 
+    /// An EventSource gives up for good on any status but 200, so what is temporary is said inside the stream.
     fn open_stream(&mut self, conn: ConnId, request: &SubscribeRequest, kind: StreamKind, facts: Facts, now: Now) {
         let mut bytes = stream::head(kind, facts.http11, &facts.cors);
         let single = request.channels.len() > 1 && kind == StreamKind::EventStream;
         let transport = Shape::Stream { kind, chunked: facts.http11 };
-        let Some(audience) = self.intern(conn, Audience { transport, format: request.format, single }, &facts, now) else { return };
+        let audience = Audience { transport, format: request.format, single };
         self.count_request(&facts, 200);
         if kind == StreamKind::EventStream {
             let mut opening = Vec::new();
@@ -126,27 +143,36 @@ impl Shard {
             bytes.extend_from_slice(&stream::content(opening, facts.http11));
         }
         self.say(conn, bytes);
-        if self.draining.is_some() {
-            // An EventSource gives up for good on any status but 200, so what is temporary is said inside it.
-            let audience = self.audiences.get(audience).clone();
-            let retry = self.retry();
-            let bytes = self.encoder().end(&audience, Disconnect::Shutdown, retry);
-            self.say(conn, bytes);
-            return self.end(conn, now);
+        let admitted = if self.draining.is_some() {
+            Err(Disconnect::Shutdown)
+        } else {
+            self.audiences.intern(audience.clone()).ok_or(Disconnect::Overload)
+        };
+        match admitted {
+            Ok(id) => {
+                let unanswered = single.then(|| request.starts().into());
+                self.set_stage(conn, Stage::Stream(Stream { kind: audience.kind(), audience: id, unanswered }));
+                self.timers.set(conn.slot, now.monotonic + self.options.transport.keep_alive_interval);
+                self.join_all(conn, request, id);
+            }
+            Err(disconnect) => {
+                let retry = self.retry();
+                let bytes = self.encoder().end(&audience, disconnect, retry);
+                self.say(conn, bytes);
+                self.end(conn, now);
+            }
         }
-        let unanswered = single.then(|| request.starts().into());
-        self.set_stage(conn, Stage::Stream(Stream { kind: self.audiences.get(audience).kind(), audience, unanswered }));
-        self.timers.set(conn.slot, now.monotonic + self.options.transport.keep_alive_interval);
-        self.join_all(conn, request, audience);
     }
 
     fn open_poll(&mut self, conn: ConnId, request: &SubscribeRequest, wait: Duration, facts: Facts, now: Now) {
-        let keep = facts.keep_alive && self.draining.is_none();
-        let transport = Shape::Poll { cors: facts.cors.clone(), http11: facts.http11, keep };
+        let draining = self.draining.is_some();
+        let transport = Shape::Poll { cors: facts.cors.clone(), http11: facts.http11, keep: facts.keep_alive && !draining };
         let audience = Audience { transport, format: Format::Json, single: request.channels.len() > 1 };
-        let Some(audience) = self.intern(conn, audience, &facts, now) else { return };
+        let Some(audience) = self.audiences.intern(audience) else {
+            return self.refuse(conn, &facts, &Problem::unavailable("too many kinds of receivers on this worker", 1), now);
+        };
         let look = facts.head_only;
-        let deadline = now.monotonic + if look { Duration::ZERO } else { wait };
+        let deadline = now.monotonic + if draining { Duration::ZERO } else { wait };
         self.set_stage(conn, Stage::Poll(Box::new(Poll::new(facts, request, deadline))));
         self.timers.set(conn.slot, deadline.max(now.monotonic + HOME_TIMEOUT));
         for (channel, start) in request.starts() {
@@ -184,14 +210,6 @@ impl Shard {
         let subscription = self.local.join(channel, conn, audience, start, cell.subscriptions);
         cell.subscriptions = subscription.index;
         Some(subscription)
-    }
-
-    fn intern(&mut self, conn: ConnId, audience: Audience, facts: &Facts, now: Now) -> Option<AudienceId> {
-        let id = self.audiences.intern(audience);
-        if id.is_none() {
-            self.refuse(conn, facts, &Problem::unavailable("too many kinds of receivers on this worker", 1), now);
-        }
-        id
     }
 
     pub(super) fn home(&self, channel: &ChannelName) -> ShardId {
@@ -320,19 +338,59 @@ struct Told {
     first: bool,
 }
 
+/// Why a request on a channel door is not served.
+#[derive(Debug)]
+enum Refusal {
+    Request(RequestError),
+    UnknownNamespace(ChannelName),
+    Denied(ChannelName),
+}
+
+impl Refusal {
+    fn problem(&self) -> Problem {
+        match self {
+            Self::Request(error) => error.problem(),
+            Self::UnknownNamespace(channel) => {
+                Problem::new(404, format!("the namespace of channel {channel} is not configured, and unknown ones are refused"))
+            }
+            Self::Denied(channel) => {
+                let detail = format!("channel {channel} may not be subscribed to here: set allow_subscribe in its namespace");
+                Problem::forbidden(detail)
+            }
+        }
+    }
+
+    /// The same to a WebSocket: a close code and its reason, which is cut where it does not fit.
+    fn disconnect(&self) -> (Disconnect, String) {
+        match self {
+            Self::Request(error) => (Disconnect::BadRequest, error.to_string()),
+            Self::UnknownNamespace(channel) => (Disconnect::BadRequest, format!("unknown namespace: {channel}")),
+            Self::Denied(channel) => (Disconnect::PermissionDenied, format!("permission denied: {channel}")),
+        }
+    }
+}
+
 /// Decides the handshake of a request.
-fn accept(head: &Head, options: &crate::ws::Options) -> Result<Accepted<'static>, HandshakeError> {
-    let [connection, protocols, extensions] =
-        ["connection", "sec-websocket-protocol", "sec-websocket-extensions"].map(|name| head.header_list(name));
+fn accept(head: &Head, options: &crate::ws::Options) -> Result<Accepted<'static>, Problem> {
+    if head.has_body() {
+        return Err(Problem::bad_request("a WebSocket handshake has no body"));
+    }
+    let field = |name| head.header_list(name);
+    let (upgrade, connection, key) = (field("upgrade"), field("connection"), field("sec-websocket-key"));
+    let version = field("sec-websocket-version");
+    let (protocols, extensions) = (field("sec-websocket-protocol"), field("sec-websocket-extensions"));
     let request = UpgradeRequest {
         get: head.method() == Method::Get,
         http11: head.version() == Version::Http11,
-        upgrade: head.header("upgrade"),
+        upgrade: upgrade.as_deref(),
         connection: connection.as_deref(),
-        key: head.header("sec-websocket-key"),
-        version: head.header("sec-websocket-version"),
+        key: key.as_deref(),
+        version: version.as_deref(),
         protocols: protocols.as_deref(),
         extensions: extensions.as_deref(),
     };
-    negotiate(&request, options, &[])
+    negotiate(&request, options, &[]).map_err(|error| {
+        let problem = Problem::new(error.status(), error.to_string());
+        error.fields().iter().fold(problem, |problem, (name, value)| problem.with(name, value))
+    })
 }

@@ -233,6 +233,11 @@ impl Shard {
 
     /// Sends a close frame and waits for the peer's (RFC 6455 section 7.1.2).
     pub(super) fn close_websocket(&mut self, conn: ConnId, disconnect: Disconnect, now: Now) {
+        self.close_websocket_saying(conn, disconnect, disconnect.reason(), now);
+    }
+
+    /// The same with a reason of its own.
+    pub(super) fn close_websocket_saying(&mut self, conn: ConnId, disconnect: Disconnect, reason: &str, now: Now) {
         let Some(Stage::WebSocket(socket)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
         if std::mem::replace(&mut socket.close_sent, true) {
             return;
@@ -240,7 +245,7 @@ impl Shard {
         self.disconnected(conn, disconnect.number());
         self.leave_all(conn);
         let code = CloseCode::new(disconnect.number()).unwrap_or(CloseCode::INTERNAL_ERROR);
-        self.say(conn, ws::encode::close(code, disconnect.reason()));
+        self.say(conn, ws::encode::close(code, reason));
         self.timers.set(conn.slot, now.monotonic + CLOSE_REPLY_WAIT);
     }
 

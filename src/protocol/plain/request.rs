@@ -1,5 +1,6 @@
 //! A request on a channel door: which channels, by which transport, from where.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -9,10 +10,19 @@ use crate::http::problem::Problem;
 use crate::hub::token::Token;
 use crate::hub::{ChannelName, Start};
 
-/// Channels one request may name.
-const CHANNELS_MAX: usize = 32;
+/// Channels one request may name at most, whatever the configuration says.
+pub const CHANNELS_MAX: usize = 32;
 /// Publications `history=` may ask for.
 const HISTORY_MAX: u32 = 1_000_000;
+
+/// What the configuration lets a request ask for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Longest wait of a poll.
+    pub wait_max: Duration,
+    /// Channels, at most [`CHANNELS_MAX`].
+    pub channels_max: usize,
+}
 
 /// How the items are to ride.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +68,9 @@ enum From {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RequestError {
     NoChannel,
-    TooManyChannels,
+    TooManyChannels {
+        channels_max: usize,
+    },
     Name(NameError),
     /// A parameter whose escapes are not text.
     Escape,
@@ -75,7 +87,7 @@ impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoChannel => write!(f, "no channel is named: use /channels/NAME or /channels?channel=NAME"),
-            Self::TooManyChannels => write!(f, "a request may name {CHANNELS_MAX} channels"),
+            Self::TooManyChannels { channels_max } => write!(f, "a request may name {channels_max} channels"),
             Self::Name(error) => error.fmt(f),
             Self::Escape => write!(f, "a parameter is not percent-encoded UTF-8"),
             Self::Via(via) => write!(f, "via={via} is unknown: ws, sse, stream or poll"),
@@ -95,7 +107,7 @@ impl RequestError {
         match self {
             Self::NotUpgraded => Problem::handshake(426, &self.to_string()),
             Self::NoChannel
-            | Self::TooManyChannels
+            | Self::TooManyChannels { .. }
             | Self::Name(_)
             | Self::Escape
             | Self::Via(_)
@@ -120,18 +132,19 @@ struct Parameters {
 }
 
 impl SubscribeRequest {
-    /// Reads `GET /channels/NAME?QUERY`. `name` is what follows `/channels/`, still escaped; `header` finds a field's value.
+    /// Reads `GET /channels/NAME?QUERY`. `name` is what follows `/channels/`, still escaped; `header` finds a field's
+    /// value, several lines of it joined as a list.
     ///
     /// # Errors
     /// The first rule that is broken.
     pub fn parse<'a>(
         name: Option<&str>,
         query: Option<&str>,
-        header: &dyn Fn(&str) -> Option<&'a str>,
-        wait_max: Duration,
+        header: &dyn Fn(&str) -> Option<Cow<'a, str>>,
+        limits: Limits,
     ) -> Result<Self, RequestError> {
-        let parameters = Parameters::parse(name, query.unwrap_or_default())?;
-        let transport = parameters.transport(header, wait_max)?;
+        let parameters = Parameters::parse(name, query.unwrap_or_default(), limits.channels_max)?;
+        let transport = parameters.transport(header, limits.wait_max)?;
         let format = parameters.format(transport)?;
         let (from, if_none_match) = parameters.start(header)?;
         Ok(Self { channels: parameters.channels, transport, format, if_none_match, from })
@@ -151,15 +164,15 @@ impl SubscribeRequest {
 }
 
 impl Parameters {
-    fn parse(name: Option<&str>, query: &str) -> Result<Self, RequestError> {
+    fn parse(name: Option<&str>, query: &str, channels_max: usize) -> Result<Self, RequestError> {
         let mut parameters = Self::default();
         if let Some(name) = name {
-            parameters.add_channel(name::in_path(name))?;
+            parameters.add_channel(name::in_path(name), channels_max)?;
         }
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             if key == "channel" {
-                parameters.add_channel(name::in_query(value))?;
+                parameters.add_channel(name::in_query(value), channels_max)?;
                 continue;
             }
             let place = match key {
@@ -176,18 +189,16 @@ impl Parameters {
         if parameters.channels.is_empty() { Err(RequestError::NoChannel) } else { Ok(parameters) }
     }
 
-    fn add_channel(&mut self, channel: Result<ChannelName, NameError>) -> Result<(), RequestError> {
+    fn add_channel(&mut self, channel: Result<ChannelName, NameError>, channels_max: usize) -> Result<(), RequestError> {
         let channel = channel.map_err(RequestError::Name)?;
         if !self.channels.contains(&channel) {
             self.channels.push(channel);
         }
-        if self.channels.len() > CHANNELS_MAX { Err(RequestError::TooManyChannels) } else { Ok(()) }
+        if self.channels.len() > channels_max { Err(RequestError::TooManyChannels { channels_max }) } else { Ok(()) }
     }
 
-    fn transport<'a>(&self, header: &dyn Fn(&str) -> Option<&'a str>, wait_max: Duration) -> Result<Transport, RequestError> {
-        let upgrading =
-            header("upgrade").is_some_and(|upgrade| upgrade.split(',').any(|item| item.trim().eq_ignore_ascii_case("websocket")));
-        if upgrading {
+    fn transport<'a>(&self, header: &dyn Fn(&str) -> Option<Cow<'a, str>>, wait_max: Duration) -> Result<Transport, RequestError> {
+        if is_upgrade(header) {
             return Ok(Transport::WebSocket);
         }
         match self.via.as_deref() {
@@ -196,7 +207,7 @@ impl Parameters {
             Some("stream") => Ok(Transport::NdJson),
             Some("poll") => self.poll(wait_max),
             Some(via) => Err(RequestError::Via(printable(via))),
-            None => match preferred(header("accept").unwrap_or_default()) {
+            None => match preferred(&header("accept").unwrap_or_default()) {
                 Preferred::EventStream => Ok(Transport::EventStream),
                 Preferred::NdJson => Ok(Transport::NdJson),
                 Preferred::Json => self.poll(wait_max),
@@ -223,10 +234,10 @@ impl Parameters {
     }
 
     /// `Last-Event-ID` before `since=` before `If-None-Match`: an EventSource reconnects to the same URL, so the URL must not win.
-    fn start<'a>(&self, header: &dyn Fn(&str) -> Option<&'a str>) -> Result<(From, bool), RequestError> {
+    fn start<'a>(&self, header: &dyn Fn(&str) -> Option<Cow<'a, str>>) -> Result<(From, bool), RequestError> {
         let unreadable = From::Same(Start::Unreadable);
         if let Some(id) = header("last-event-id").filter(|id| !id.is_empty()) {
-            return Ok((Token::parse(id).map_or(unreadable, From::Token), false));
+            return Ok((Token::parse(&id).map_or(unreadable, From::Token), false));
         }
         if let Some(since) = self.since.as_deref() {
             let from = match since {
@@ -237,7 +248,7 @@ impl Parameters {
             return Ok((from, false));
         }
         if let Some(tag) = header("if-none-match") {
-            return Ok((tagged(tag).map_or(unreadable, From::Token), true));
+            return Ok((tagged(&tag).map_or(unreadable, From::Token), true));
         }
         let history = self.history.as_deref().map(|history| whole(history).ok_or(RequestError::History)).transpose()?;
         let newest = history.map(|count| Start::Newest(u32::try_from(count).unwrap_or(HISTORY_MAX).min(HISTORY_MAX)));
@@ -249,6 +260,11 @@ impl Parameters {
         let fits = self.channels.len() == 1 || matches!(token, Token::Several(_));
         fits.then_some(From::Token(token))
     }
+}
+
+/// Whether the request asks for a WebSocket.
+pub fn is_upgrade<'a>(header: &dyn Fn(&str) -> Option<Cow<'a, str>>) -> bool {
+    header("upgrade").is_some_and(|upgrade| upgrade.split(',').any(|item| item.trim().eq_ignore_ascii_case("websocket")))
 }
 
 /// The first token among the tags of `If-None-Match` (RFC 9110 section 13.1.2). What compresses on the way weakens a tag.

@@ -4,12 +4,13 @@ use crate::hub::ChannelNameError;
 use proptest::prelude::*;
 
 const WAIT_MAX: Duration = Duration::from_secs(55);
+const LIMITS: Limits = Limits { wait_max: WAIT_MAX, channels_max: CHANNELS_MAX };
 
 fn parse(target: &str, headers: &[(&str, &'static str)]) -> Result<SubscribeRequest, RequestError> {
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
     let name = path.strip_prefix("/channels/");
-    let header = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
-    SubscribeRequest::parse(name, query, &header, WAIT_MAX)
+    let header = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| Cow::Borrowed(*value));
+    SubscribeRequest::parse(name, query, &header, LIMITS)
 }
 
 fn names(request: &SubscribeRequest) -> Vec<&str> {
@@ -35,7 +36,7 @@ fn bad_names_are_refused() {
         ("/channels/%2".to_owned(), RequestError::Name(NameError::Escape)),
         ("/channels/a?via=%ff".to_owned(), RequestError::Escape),
         (format!("/channels/{}", "x".repeat(256)), name(ChannelNameError::TooLong { bytes: 256 })),
-        (format!("/channels?{many}"), RequestError::TooManyChannels),
+        (format!("/channels?{many}"), RequestError::TooManyChannels { channels_max: 32 }),
     ] {
         assert_eq!(parse(&target, &[]).unwrap_err(), error, "{target}");
     }
@@ -141,8 +142,8 @@ proptest! {
     ) {
         let known = ["accept", "last-event-id", "if-none-match", "upgrade"];
         let found = known.iter().zip(&fields).collect::<Vec<_>>();
-        let header = |name: &str| found.iter().find(|(known, _)| **known == name).and_then(|(_, value)| value.as_deref());
-        if let Ok(request) = SubscribeRequest::parse(Some(&name), Some(&query), &header, WAIT_MAX) {
+        let header = |name: &str| found.iter().find(|(known, _)| **known == name).and_then(|(_, value)| value.as_deref().map(Cow::Borrowed));
+        if let Ok(request) = SubscribeRequest::parse(Some(&name), Some(&query), &header, LIMITS) {
             prop_assert!((1..=CHANNELS_MAX).contains(&request.channels.len()));
             prop_assert_eq!(request.starts().len(), request.channels.len());
         }

@@ -1,6 +1,10 @@
 //! One shard driven by hand: what its clients send goes in, what they would read comes out. Time stands still until it is moved.
 
+mod draining;
+mod origins;
+mod publishing;
 mod requests;
+mod subscribing;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -34,7 +38,8 @@ pub struct World {
 struct Wire {
     unread: Vec<u8>,
     closed: Option<CloseHow>,
-    paused: bool,
+    /// The client reads nothing and its socket has no room.
+    stalled: bool,
 }
 
 /// One HTTP response.
@@ -139,8 +144,8 @@ impl World {
         self.settle();
     }
 
-    pub fn drain(&mut self) {
-        self.shard.drain(self.now);
+    pub fn drain(&mut self, limit: Duration) {
+        self.shard.drain(limit, self.now);
         self.settle();
     }
 
@@ -164,11 +169,15 @@ impl World {
             acted = true;
             match output {
                 Output::Send { conn, frames, skip } => {
+                    if self.wire(conn).stalled {
+                        self.shard.handle(Input::Taken { conn, frames, skip, taken: 0 }, self.now);
+                        continue;
+                    }
                     let bytes: Vec<u8> = frames.as_slice().iter().flat_map(|frame| frame.blob.iter().copied()).collect();
                     self.wire(conn).unread.extend_from_slice(&bytes[skip as usize..]);
                 }
                 Output::Close { conn, how } => self.wire(conn).closed = Some(how),
-                Output::PauseReading { conn, paused } => self.wire(conn).paused = paused,
+                Output::PauseReading { .. } => {}
                 Output::Connect { .. } => panic!("there are no upstreams here"),
             }
         }
@@ -194,6 +203,18 @@ impl World {
         self.wires.get_mut(&conn).expect("a connection of this world")
     }
 
+    /// The client's socket takes nothing from now on.
+    pub fn stall(&mut self, conn: ConnId) {
+        self.wire(conn).stalled = true;
+    }
+
+    /// It takes everything again.
+    pub fn unstall(&mut self, conn: ConnId) {
+        self.wire(conn).stalled = false;
+        self.shard.handle(Input::Writable { conn }, self.now);
+        self.settle();
+    }
+
     /// Everything that has come and not been read.
     pub fn read(&mut self, conn: ConnId) -> String {
         String::from_utf8(self.read_bytes(conn)).expect("text")
@@ -205,10 +226,6 @@ impl World {
 
     pub fn is_closed(&mut self, conn: ConnId) -> bool {
         self.wire(conn).closed.is_some()
-    }
-
-    pub fn is_paused(&mut self, conn: ConnId) -> bool {
-        self.wire(conn).paused
     }
 
     /// The next whole response.
@@ -274,6 +291,10 @@ impl World {
 
     pub fn send_text(&mut self, conn: ConnId, text: &str) {
         self.send(conn, masked(Opcode::Text, text.as_bytes(), [1, 2, 3, 4]));
+    }
+
+    pub fn send_binary(&mut self, conn: ConnId, bytes: &[u8]) {
+        self.send(conn, masked(Opcode::Binary, bytes, [1, 2, 3, 4]));
     }
 
     /// The WebSocket messages that have come.
