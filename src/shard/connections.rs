@@ -87,9 +87,13 @@ impl Pause {
     pub const BEHIND: Self = Self(1 << 2);
     /// The other side of its exchange does not take its bytes as fast as they come.
     pub const COUNTERPART: Self = Self(1 << 3);
+    /// What it publishes is not taken as fast as it comes. By itself no reason: it may be in a moment, and pongs are welcome.
+    pub const PUBLISHING: Self = Self(1 << 4);
+    /// Whatever keeps its next request from being acted on.
+    pub const REQUESTS: Self = Self(Self::BEHIND.0 | Self::PUBLISHING.0);
 
     const fn stops_reading(self) -> bool {
-        self.0 & !Self::HELD.0 != 0
+        self.0 & !(Self::HELD.0 | Self::PUBLISHING.0) != 0
     }
 }
 

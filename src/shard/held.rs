@@ -5,7 +5,8 @@
 //!
 //! - behind a request that is not answered yet, bytes are held and, from [`HELD_BYTES_MAX`] on, no more are read;
 //! - a client that does not take its answers gets no further request acted on while more than
-//!   [`queue_bytes_max`](crate::http::Options::queue_bytes_max) of them wait.
+//!   [`queue_bytes_max`](crate::http::Options::queue_bytes_max) of them wait;
+//! - nor does a WebSocket that publishes faster than the homes of its channels take it ([`publishes`](super::publishes)).
 //!
 //! Reading goes on only when everything held has been acted on.
 
@@ -98,9 +99,10 @@ impl Shard {
         }
     }
 
-    /// Whether answers wait that the client has to take before it is asked what else it wants.
+    /// Whether answers wait that the client has to take, or publications that their homes have to, before it is asked what else it
+    /// wants.
     pub(super) fn is_behind(&mut self, conn: ConnId) -> bool {
-        if self.connections.is_paused_by(conn, Pause::BEHIND) {
+        if self.connections.is_paused_by(conn, Pause::REQUESTS) {
             return true;
         }
         let behind = self.connections.reply_bytes(conn.slot) > self.options.http.queue_bytes_max;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::workers_tests::{Workers, channel_of, options};
+use super::workers_tests::{At, Workers, channel_of, options};
+use crate::ws;
 
 #[test]
 fn a_large_broadcast_reaches_a_healthy_subscriber_whole() {
@@ -99,4 +100,116 @@ fn a_retry_stores_what_never_reached_its_home() {
     let (first, second) = (answer.find("\"offset\":1,").unwrap(), answer.find("\"offset\":2,").unwrap());
     assert!(first < second, "the first position again, and the one that was missing: {answer}");
     assert_eq!(bench.metric("publish_duplicates_total"), 1);
+}
+
+/// Sends messages until one is not read any more; returns how many were.
+fn publish_until_paused(bench: &mut Workers, at: At, text: &str, limit: usize) -> usize {
+    for sent in 0..limit {
+        if bench.is_paused(at) {
+            return sent;
+        }
+        bench.say(at, text);
+    }
+    limit
+}
+
+#[test]
+fn a_websocket_is_not_read_while_too_much_of_it_is_on_its_way() {
+    for (target, text) in [
+        ("?format=json", format!("{{\"id\":1,\"publish\":{{\"data\":\"{}\"}}}}", "x".repeat(4000))),
+        ("?format=raw", "x".repeat(4000)),
+    ] {
+        let mut bench = Workers::new(2, options());
+        let channel = channel_of(1, 2);
+        let publisher = bench.websocket(0, &format!("/channels/{channel}{target}"));
+        bench.deaf = vec![1];
+        let sent = publish_until_paused(&mut bench, publisher, &text, 1000);
+        assert!((60..=70).contains(&sent), "{target}: {sent} of 4,000 bytes were read where 256 KiB may be on their way");
+        bench.advance(Duration::from_secs(120));
+        bench.deaf.clear();
+        bench.settle();
+        assert!(!bench.is_paused(publisher), "{target}: its home has answered");
+        let got = bench.got(publisher);
+        assert_eq!(got.matches("xxxx").count() / 1000, sent, "{target}: none is refused or lost, and silence was not its fault");
+        assert!(!got.contains("\"error\""), "{target}");
+        bench.say(publisher, &text);
+        assert!(bench.got(publisher).contains("xxxx"), "{target}: it is read again");
+    }
+}
+
+#[test]
+fn many_small_publications_are_bounded_in_number() {
+    let mut bench = Workers::new(2, options());
+    let publisher = bench.websocket(0, &format!("/channels/{}?format=raw", channel_of(1, 2)));
+    bench.deaf = vec![1];
+    let messages = ws::encode::masked(ws::Opcode::Text, b"x", [1, 2, 3, 4]).repeat(10);
+    let mut sent = 0;
+    while !bench.is_paused(publisher) {
+        bench.hand_in(publisher, &messages);
+        bench.turn(0);
+        sent += 10;
+    }
+    // Behind the bound it is read for a few more bytes, which are held.
+    assert!((1024..2048).contains(&sent), "{sent} were read");
+    bench.deaf.clear();
+    for _ in 0..8 {
+        bench.settle();
+    }
+    assert_eq!((bench.is_paused(publisher), bench.got(publisher).matches('x').count()), (false, sent));
+}
+
+#[test]
+fn publishing_to_ones_own_worker_is_never_held_back() {
+    let mut bench = Workers::new(1, options());
+    let publisher = bench.websocket(0, "/channels/c?format=raw");
+    for _ in 0..100 {
+        bench.say(publisher, &"x".repeat(60_000));
+    }
+    assert_eq!((bench.pauses(publisher), bench.got(publisher).len() / 60_000), (0, 100));
+}
+
+#[test]
+fn towards_a_congested_worker_websockets_are_held_back_and_requests_refused() {
+    let mut bench = Workers::new(2, options());
+    let channel = channel_of(1, 2);
+    bench.deaf = vec![1];
+    let body = "x".repeat(200 << 10);
+    let mut requests = Vec::new();
+    let refused = loop {
+        let at = bench.publish(0, &format!("/channels/{channel}"), "", &body);
+        let answer = bench.got(at);
+        if !answer.is_empty() {
+            break answer;
+        }
+        requests.push(at);
+        assert!(requests.len() < 100);
+    };
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("Retry-After: 1"), "{refused}");
+    assert!((29..=32).contains(&requests.len()), "{} of 200 KiB: eight in the mailbox, 4 MiB behind it", requests.len());
+    let subscriber = bench.websocket(0, &format!("/channels/{channel}?format=raw"));
+    let sent = publish_until_paused(&mut bench, subscriber, &"x".repeat(3000), 10);
+    assert!(sent <= 3, "the first one is taken, then it is not read: {sent}");
+    bench.deaf.clear();
+    bench.settle();
+    assert!(!bench.is_paused(subscriber));
+    for at in requests {
+        assert!(bench.got(at).starts_with("HTTP/1.1 200"), "what was accepted is stored");
+    }
+    let at = bench.publish(0, &format!("/channels/{channel}"), "", &body);
+    assert!(bench.got(at).starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_held_back_websocket_can_still_be_closed() {
+    let mut bench = Workers::new(2, options());
+    let publisher = bench.websocket(0, &format!("/channels/{}?format=raw", channel_of(1, 2)));
+    bench.deaf = vec![1];
+    publish_until_paused(&mut bench, publisher, &"x".repeat(4000), 1000);
+    bench.shards[0].drain(Duration::from_secs(30), bench.now);
+    bench.settle();
+    assert!(!bench.is_paused(publisher), "the answer to our close frame is awaited");
+    assert!(bench.got(publisher).contains("shutdown"));
+    bench.send(publisher, &ws::encode::masked(ws::Opcode::Close, &1001u16.to_be_bytes(), [0; 4]));
+    bench.settle();
+    assert!(bench.is_closed(publisher));
 }

@@ -23,6 +23,7 @@ mod options;
 mod outbox;
 mod poll;
 mod publish;
+mod publishes;
 mod queue;
 mod reply;
 #[cfg(test)]
@@ -91,6 +92,8 @@ pub struct Shard {
     metrics: Counters,
     /// The instant of the call under way.
     now: Now,
+    /// WebSockets that published towards a congested worker.
+    held_publishers: Vec<ConnId>,
     /// Last number given to a publishing request.
     requests: u32,
     next_sweep: Nanos,
@@ -125,6 +128,7 @@ impl Shard {
             random,
             metrics: Counters::default(),
             now,
+            held_publishers: Vec::new(),
             requests: 0,
             next_sweep: now.monotonic + SWEEP_INTERVAL,
             late_replies: Vec::new(),
@@ -188,11 +192,12 @@ impl Shard {
 
     /// Moves what is queued for connections that changed since the last flush into `Output::Send`s, at most one each.
     pub fn flush(&mut self) {
+        let relieved = self.outbox.settle();
+        self.relieve_publishers(relieved);
         self.read_again();
         self.continue_held(self.now);
         self.metrics.sends += self.connections.flush() as u64;
         self.ask_for_pages();
-        self.outbox.settle();
     }
 
     /// The next act asked of the shell.

@@ -4,19 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shard;
+use super::connections::Pause;
+use super::publishes::Publishes;
 use super::stage::Stage;
 use crate::base::{ConnId, Nanos, Now, TICK};
 use crate::hub::local::NO_SUBSCRIPTION;
-use crate::hub::{Access, ChannelName, Draft, PublishError, PublishRef, Stored};
+use crate::hub::{Access, ChannelName, Draft, Stored};
 use crate::protocol::codes::{Disconnect, ErrorCode};
 use crate::protocol::plain::{inbound, item};
 use crate::ws::{self, CloseCode, Decoder, DeflateParams, Event, FrameError, Opcode};
 
-/// Publications of one connection that wait for their homes.
-const PUBLISHES_MAX: usize = 1024;
-
-/// Number of a publication that nobody waits for.
-const NO_ANSWER: u32 = u32::MAX;
 /// How long the peer's close frame is awaited.
 const CLOSE_REPLY_WAIT: Duration = Duration::from_secs(5);
 
@@ -33,12 +30,9 @@ pub struct WebSocket {
     pub close_sent: bool,
     /// Whether the client showed the API key.
     pub key: bool,
+    /// Boxed, since most connections never publish.
     pub publishes: Option<Box<Publishes>>,
 }
-
-/// Publications that wait for their homes: our number and the client's. Boxed, since most connections never publish.
-#[derive(Debug, Default)]
-pub struct Publishes(Vec<(u32, u64)>);
 
 /// What a WebSocket's messages mean.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,7 +102,7 @@ impl Shard {
                     if let Err(ended) = self.websocket_event(conn, socket, event) {
                         break Err(ended);
                     }
-                    if self.is_behind(conn) {
+                    if self.is_behind(conn) || self.publishes_too_fast(conn, socket) {
                         break Ok(());
                     }
                 }
@@ -155,7 +149,7 @@ impl Shard {
                 let body = inbound::raw(payload, opcode == Opcode::Binary).ok_or(Ended::from(Disconnect::BadRequest))?;
                 let channel = self.own_channel(conn, None).map_err(|_| Ended::from(Disconnect::PermissionDenied))?;
                 let draft = self.allowed_draft(socket, channel, body).map_err(|_| Ended::from(Disconnect::PermissionDenied))?;
-                self.send_draft(PublishRef { conn, request: NO_ANSWER, place: 0 }, draft, "ws");
+                self.publish_for_websocket(conn, socket, None, draft);
             }
         }
         Ok(())
@@ -166,34 +160,19 @@ impl Shard {
         let id = request.id;
         let channel = self.own_channel(conn, request.channel.as_deref());
         let draft = channel.and_then(|channel| self.allowed_draft(socket, channel, request.body?));
-        let Publishes(publishes) = &mut **socket.publishes.get_or_insert_default();
         match draft {
-            Ok(_) if publishes.len() >= PUBLISHES_MAX => {
-                self.answer_publish_request(conn, socket.deflate, id, Err(ErrorCode::TooManyRequests))
-            }
-            Ok(draft) => {
-                self.requests = self.requests.wrapping_add(1);
-                publishes.push((self.requests, id));
-                self.send_draft(PublishRef { conn, request: self.requests, place: 0 }, draft, "ws");
-            }
+            Ok(draft) => self.publish_for_websocket(conn, socket, Some(id), draft),
             Err(code) => self.answer_publish_request(conn, socket.deflate, id, Err(code)),
         }
     }
 
-    /// A home has answered a publication of this connection.
-    pub(super) fn published_from_websocket(&mut self, reference: PublishRef, result: Result<Stored, PublishError>) {
-        let Some(Stage::WebSocket(socket)) = self.connections.get_mut(reference.conn).map(|cell| &mut cell.stage) else { return };
-        let deflate = socket.deflate;
-        let Some(Publishes(publishes)) = socket.publishes.as_deref_mut() else { return };
-        let Some(at) = publishes.iter().position(|(request, _)| *request == reference.request) else { return };
-        let (_, id) = publishes.remove(at);
-        if publishes.is_empty() {
-            socket.publishes = None;
-        }
-        self.answer_publish_request(reference.conn, deflate, id, result.map_err(ErrorCode::from));
-    }
-
-    fn answer_publish_request(&mut self, conn: ConnId, deflate: Option<DeflateParams>, id: u64, result: Result<Stored, ErrorCode>) {
+    pub(super) fn answer_publish_request(
+        &mut self,
+        conn: ConnId,
+        deflate: Option<DeflateParams>,
+        id: u64,
+        result: Result<Stored, ErrorCode>,
+    ) {
         let mut text = Vec::with_capacity(96);
         match result {
             Ok(stored) => item::publish_ok(&mut text, id, stored.position),
@@ -244,6 +223,9 @@ impl Shard {
         }
         self.disconnected(conn, disconnect.number());
         self.leave_all(conn);
+        // The peer's close frame may be behind what is held.
+        self.connections.resume(conn, Pause::PUBLISHING);
+        self.ready_for_held(conn);
         let code = CloseCode::new(disconnect.number()).unwrap_or(CloseCode::INTERNAL_ERROR);
         self.say(conn, ws::encode::close(code, reason));
         self.timers.set(conn.slot, now.monotonic + CLOSE_REPLY_WAIT);
@@ -251,6 +233,7 @@ impl Shard {
 
     /// The ping deadline or, after our close frame, the end of the wait for the peer's.
     pub(super) fn check_pulse(&mut self, conn: ConnId, now: Now) {
+        let held_back = self.connections.is_paused_by(conn, Pause::PUBLISHING);
         let Some(cell) = self.connections.get_mut(conn) else { return };
         let heard = Nanos(u64::from(cell.heard) * TICK.as_nanos() as u64);
         let Stage::WebSocket(socket) = &mut cell.stage else { return };
@@ -258,6 +241,10 @@ impl Shard {
         if socket.close_sent {
             // Browsers may never answer a close; without this a dead tab would pin its slot.
             self.abort(conn);
+        } else if held_back {
+            // Its pong may be behind what is held.
+            socket.awaiting_pong = false;
+            self.timers.set(conn.slot, now.monotonic + self.options.ws.ping_interval);
         } else if socket.awaiting_pong {
             self.metrics.pong_timeouts += 1;
             self.close_websocket(conn, Disconnect::NoPong, now);

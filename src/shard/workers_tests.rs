@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Input, ListenerId, Options, Output, Shard};
 use crate::base::{ConnId, Nanos, Now, ShardId, WallMs};
 use crate::hub::{Access, ChannelName, Message, home_of};
+use crate::ws;
 
 pub(super) const KEY: &str = "k";
 /// Messages that a mailbox takes.
@@ -26,6 +27,10 @@ pub(super) struct Workers {
 #[derive(Default)]
 struct Peer {
     got: Vec<u8>,
+    paused: bool,
+    /// Times that reading was stopped.
+    pauses: usize,
+    closed: bool,
 }
 
 /// A connection and the worker it is on.
@@ -76,6 +81,18 @@ impl Workers {
         let length = body.len();
         let head = format!("POST {path} HTTP/1.1\r\nHost: h\r\nX-API-Key: {KEY}\r\n{fields}Content-Length: {length}\r\n\r\n");
         self.request(worker, &(head + body))
+    }
+
+    /// Opens a WebSocket and reads its handshake.
+    pub fn websocket(&mut self, worker: usize, target: &str) -> At {
+        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let at = self.request(worker, &format!("GET {target} HTTP/1.1\r\nHost: h\r\n{upgrade}\r\n"));
+        assert!(self.got(at).starts_with("HTTP/1.1 101"));
+        at
+    }
+
+    pub fn say(&mut self, at: At, text: &str) {
+        self.send(at, &ws::encode::masked(ws::Opcode::Text, text.as_bytes(), [1, 2, 3, 4]));
     }
 
     pub fn send(&mut self, at: At, bytes: &[u8]) {
@@ -135,7 +152,13 @@ impl Workers {
                 let bytes = frames.as_slice().iter().flat_map(|frame| frame.blob.to_vec()).skip(skip as usize);
                 self.peers.get_mut(&(worker, conn.slot)).unwrap().got.extend(bytes);
             }
-            Output::PauseReading { .. } | Output::Close { .. } | Output::Connect { .. } => {}
+            Output::PauseReading { conn, paused } => {
+                let peer = self.peers.get_mut(&(worker, conn.slot)).unwrap();
+                peer.paused = paused;
+                peer.pauses += usize::from(paused);
+            }
+            Output::Close { conn, .. } => self.peers.get_mut(&(worker, conn.slot)).unwrap().closed = true,
+            Output::Connect { .. } => panic!("nobody is to be connected to"),
         }
     }
 
@@ -143,6 +166,18 @@ impl Workers {
     pub fn got(&mut self, at: At) -> String {
         let got = std::mem::take(&mut self.peers.get_mut(&(at.worker, at.conn.slot)).unwrap().got);
         String::from_utf8_lossy(&got).into_owned()
+    }
+
+    pub fn is_paused(&self, at: At) -> bool {
+        self.peers[&(at.worker, at.conn.slot)].paused
+    }
+
+    pub fn pauses(&self, at: At) -> usize {
+        self.peers[&(at.worker, at.conn.slot)].pauses
+    }
+
+    pub fn is_closed(&self, at: At) -> bool {
+        self.peers[&(at.worker, at.conn.slot)].closed
     }
 
     /// A sample of `/metrics`.
