@@ -349,6 +349,7 @@ impl Connections {
     fn flush_one(&mut self, slot: u32) -> bool {
         let Some(conn) = self.at(slot) else { return false };
         let Some(queue) = self.queue_of(slot) else { return false };
+        // A blocked one is listed anew when it becomes writable.
         queue.dirty = false;
         if queue.blocked {
             return false;
@@ -397,3 +398,42 @@ impl Connections {
 }
 
 const _: () = assert!(size_of::<Cell>() <= 72, "an idle connection is a small cell");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Blob;
+
+    const CONN: ConnId = ConnId { slot: 0, generation: 1 };
+
+    fn connections() -> Connections {
+        let mut connections = Connections::default();
+        connections.open(CONN, ListenerId::Public, "127.0.0.1:9".parse().unwrap(), Stage::Head(None));
+        connections
+    }
+
+    fn sent(connections: &mut Connections) -> Option<(Vec<u8>, Frames)> {
+        match connections.poll_output()? {
+            Output::Send { frames, skip, .. } => {
+                Some((frames.as_slice().iter().flat_map(|frame| frame.blob.to_vec()).skip(skip as usize).collect(), frames))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_queued_between_a_send_and_its_refusal_leaves_when_there_is_room() {
+        let mut connections = connections();
+        connections.reply(CONN, Blob::from(&b"first "[..]));
+        connections.flush();
+        let (_, frames) = sent(&mut connections).unwrap();
+        connections.reply(CONN, Blob::from(&b"second"[..]));
+        connections.taken(CONN, frames, 0, 0);
+        assert_eq!(connections.flush(), 0, "it is blocked");
+        connections.writable(CONN);
+        assert_eq!(connections.flush(), 1);
+        assert_eq!(sent(&mut connections).unwrap().0, b"first second");
+        connections.flush();
+        assert!(connections.is_flushed(CONN.slot), "nobody waits for it any more");
+    }
+}
