@@ -41,22 +41,68 @@ impl fmt::Debug for Blob {
     }
 }
 
-/// What a frame carries, for slow-consumer policies: which subscription, up to which offset, which key.
+/// Publications of one subscription that stand together in its channel: those behind one offset, up to another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FrameTag {
-    /// The connection's subscription, or [`FrameTag::REPLY`] for what policies may never touch.
-    pub subscription: u32,
-    /// Publications it carries; 0 marks a gap.
-    pub count: u32,
-    /// Hash of the conflation key, 0 where there is none.
-    pub key: u32,
-    /// The last offset the frame carries (of a gap: the last one lost).
-    pub offset: u64,
+pub struct Extent {
+    after: u64,
+    to: u64,
+    count: u64,
 }
 
-impl FrameTag {
-    /// A reply, ping or close: not a publication, never dropped by a policy.
-    pub const REPLY: Self = Self { subscription: u32::MAX, count: 0, key: 0, offset: 0 };
+impl Extent {
+    /// `count` publications behind the offset that the subscriber has, of which `to` is the last. There may be fewer than offsets
+    /// between the two, since offsets may skip.
+    #[must_use]
+    pub const fn new(after: u64, to: u64, count: u64) -> Self {
+        debug_assert!(after < to && count > 0 && count <= to - after);
+        Self { after, to, count }
+    }
+
+    /// All publications between two offsets, as many as there are offsets.
+    #[must_use]
+    pub const fn between(after: u64, to: u64) -> Self {
+        Self::new(after, to, to.saturating_sub(after))
+    }
+
+    /// What the subscriber has before it.
+    #[must_use]
+    pub const fn after(self) -> u64 {
+        self.after
+    }
+
+    /// The last offset.
+    #[must_use]
+    pub const fn to(self) -> u64 {
+        self.to
+    }
+
+    /// How many publications.
+    #[must_use]
+    pub const fn count(self) -> u64 {
+        self.count
+    }
+
+    /// This one and the one behind it.
+    #[must_use]
+    pub const fn join(self, next: Self) -> Self {
+        debug_assert!(self.to <= next.after);
+        Self { after: self.after, to: next.to, count: self.count + next.count }
+    }
+}
+
+/// What a frame is, for whoever has to give something up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameTag {
+    /// A response, an answer, a ping, a close: finished whatever happens.
+    Reply,
+    /// A page of a subscription's replay: paced by its reader, so that no policy touches it.
+    Page,
+    /// Where a connection with several channels is, by all that stands before it; the next one says it anew.
+    Position,
+    /// Live publications of a subscription. `key` is the hash of the conflation key, 0 where there is none.
+    Publications { subscription: u32, key: u32, extent: Extent },
+    /// Tells a subscription what it has missed.
+    Gap { subscription: u32, extent: Extent },
 }
 
 /// One whole unit of a connection's output: never torn by a policy, finished once begun.
@@ -70,7 +116,7 @@ impl Frame {
     /// A frame that no policy may drop.
     #[must_use]
     pub fn reply(blob: impl Into<Blob>) -> Self {
-        Self { blob: blob.into(), tag: FrameTag::REPLY }
+        Self { blob: blob.into(), tag: FrameTag::Reply }
     }
 }
 

@@ -15,7 +15,7 @@ mod time;
 mod wheel;
 
 pub use arena::{Arena, Key};
-pub use blob::{Blob, Frame, FrameTag, Frames};
+pub use blob::{Blob, Extent, Frame, FrameTag, Frames};
 pub use doorbell::Doorbell;
 pub use id::{ConnId, ShardId};
 pub use mailbox::{MAILBOX_ENTRIES, MAILBOX_ENTRIES_MANY, PEERS_FEW_MAX, Post, post_office};

@@ -138,15 +138,14 @@ impl Home {
         if request.interest {
             entry.workers.insert(worker);
         }
-        let state = options.namespace(entry.name.as_str()).is_some_and(|namespace| namespace.kind == ChannelKind::State);
-        if state { answer_state(entry, request.start) } else { answer_stream(entry, request.start, options) }
+        answer(entry, request.start, options)
     }
 
     /// Answers a page request of a catching-up subscriber.
     pub fn next_page(&mut self, channel: &ChannelName, after: StreamPosition, options: &Options, now: Now) -> Answer {
         let key = self.entry(channel, options, now.monotonic);
         self.trim(key, options, now.monotonic);
-        answer_stream(&self.channels[key], Start::After(after), options)
+        answer(&self.channels[key], Start::After(after), options)
     }
 
     /// The worker has no subscriber of the channel any more.
@@ -322,6 +321,10 @@ impl Home {
         // a gap that is none.
         self.records.remember(&entry.name, entry.position(entry.top), options.position_records_max, now);
     }
+}
+
+fn answer(entry: &Entry, start: Start, options: &Options) -> Answer {
+    if options.is_state(entry.name.as_str()) { answer_state(entry, start) } else { answer_stream(entry, start, options) }
 }
 
 /// State channels: the latest value unless the subscriber has it; never a gap.

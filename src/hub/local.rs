@@ -49,8 +49,8 @@ pub struct Subscription {
 pub enum Phase {
     /// The home has been asked and has not answered.
     Asked,
-    /// Catching up: everything up to the offset has been queued. `asked` while a page is on its way.
-    CatchingUp { after: u64, asked: bool },
+    /// Catching up: everything up to the offset has been queued. `asked` while a page is on its way; `pages` have come.
+    CatchingUp { after: u64, asked: bool, pages: u32 },
     /// In the channel's fan-out, at this place of its group.
     Live { place: u32 },
 }
@@ -132,7 +132,7 @@ impl Local {
 
     /// Enters the home's answer. Returns the phase the subscription is in now, `None` if it has gone meanwhile.
     pub fn answered(&mut self, subscription: Key, answer: &Answer) -> Option<Phase> {
-        let Subscription { conn, channel, audience, .. } = *self.subscriptions.get(subscription)?;
+        let Subscription { conn, channel, audience, phase, .. } = *self.subscriptions.get(subscription)?;
         let seen = self.channels[channel].seen.get_or_insert(answer.top);
         seen.offset = seen.offset.max(answer.top.offset);
         let phase = if answer.head {
@@ -143,7 +143,11 @@ impl Local {
             )
         } else {
             let after = answer.page.last().map_or(answer.from.offset, |last| last.position.offset);
-            Phase::CatchingUp { after, asked: false }
+            let pages = match phase {
+                Phase::CatchingUp { pages, .. } => pages.wrapping_add(1),
+                Phase::Asked | Phase::Live { .. } => 0,
+            };
+            Phase::CatchingUp { after, asked: false, pages }
         };
         self.subscriptions[subscription].phase = phase;
         Some(phase)
@@ -152,8 +156,8 @@ impl Local {
     /// Where a catching-up subscription goes on, if it waits for room; notes that the page is now on its way.
     pub fn next_page(&mut self, subscription: Key) -> Option<(ChannelName, StreamPosition)> {
         let entry = self.subscriptions.get_mut(subscription)?;
-        let Phase::CatchingUp { after, asked: false } = entry.phase else { return None };
-        entry.phase = Phase::CatchingUp { after, asked: true };
+        let Phase::CatchingUp { after, asked: false, pages } = entry.phase else { return None };
+        entry.phase = Phase::CatchingUp { after, asked: true, pages };
         let channel = &self.channels[entry.channel];
         Some((channel.name.clone(), StreamPosition { epoch: channel.seen?.epoch, offset: after }))
     }

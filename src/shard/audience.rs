@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use crate::http::cors::Cors;
 use crate::hub::AudienceId;
 use crate::metrics::TransportKind;
 use crate::protocol::plain::request::Format;
@@ -14,8 +13,8 @@ use crate::ws::DeflateParams;
 pub struct Audience {
     pub transport: Shape,
     pub format: Format,
-    /// Whether each receiver needs bytes of its own: it holds several channels, and its position names them all.
-    pub single: bool,
+    /// Whether its position names several channels, and so cannot ride with a publication that others get too.
+    pub several: bool,
 }
 
 /// How the bytes ride.
@@ -29,12 +28,8 @@ pub enum Shape {
         kind: StreamKind,
         chunked: bool,
     },
-    /// A whole response.
-    Poll {
-        cors: Cors,
-        http11: bool,
-        keep: bool,
-    },
+    /// A response, behind the part of its head that is the receiver's own.
+    Poll,
 }
 
 impl Audience {
@@ -45,7 +40,7 @@ impl Audience {
             Shape::WebSocket { .. } => TransportKind::WebSocket,
             Shape::Stream { kind: StreamKind::EventStream, .. } => TransportKind::EventStream,
             Shape::Stream { kind: StreamKind::NdJson, .. } => TransportKind::Stream,
-            Shape::Poll { .. } => TransportKind::Poll,
+            Shape::Poll => TransportKind::Poll,
         }
     }
 
@@ -56,29 +51,22 @@ impl Audience {
     }
 }
 
-/// The kinds a worker has met. They are few (transports × formats × origins) and never forgotten.
+/// The kinds a worker has met. Nothing that a client may choose freely tells two kinds apart, so they are few and never forgotten.
 #[derive(Debug, Default)]
 pub struct Audiences {
     known: Vec<Audience>,
     ids: HashMap<Audience, AudienceId, ahash::RandomState>,
 }
 
-/// Kinds a worker tells apart. Only echoed origins can multiply them, and those are bounded by what globs of the config match.
-const AUDIENCES_MAX: usize = 4096;
-
 impl Audiences {
-    /// The number of a kind; `None` when there are too many.
-    pub fn intern(&mut self, audience: Audience) -> Option<AudienceId> {
-        if let Some(&id) = self.ids.get(&audience) {
-            return Some(id);
+    /// The number of a kind.
+    pub fn intern(&mut self, audience: Audience) -> AudienceId {
+        let next = AudienceId(u16::try_from(self.known.len()).unwrap_or(u16::MAX));
+        let id = *self.ids.entry(audience.clone()).or_insert(next);
+        if id == next {
+            self.known.push(audience);
         }
-        if self.known.len() == AUDIENCES_MAX {
-            return None;
-        }
-        let id = AudienceId(u16::try_from(self.known.len()).ok()?);
-        self.known.push(audience.clone());
-        self.ids.insert(audience, id);
-        Some(id)
+        id
     }
 
     /// The kind behind a number that [`Audiences::intern`] gave.

@@ -6,9 +6,10 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use super::io::{CloseHow, ListenerId, Output};
-use super::queue::SendQueue;
+use super::queue::{SendQueue, WriteGap};
 use super::stage::Stage;
-use crate::base::{ConnId, Frame, Frames, Mutant, Slots, mutated};
+use crate::base::{Blob, ConnId, Extent, Frame, FrameTag, Frames, Mutant, Slots, mutated};
+use crate::hub::home::PAGE_BYTES_MAX;
 use crate::hub::local::NO_SUBSCRIPTION;
 
 /// Bytes of replies, pings and closes that may wait on one connection. What a peer asks for stops short of this, since it is not
@@ -164,16 +165,19 @@ impl Connections {
         self.queued_bytes
     }
 
-    /// Queues a frame that no policy may drop. `Full` means that the peer reads nothing and keeps asking: close it.
-    pub fn reply(&mut self, conn: ConnId, bytes: impl Into<crate::base::Blob>) -> Queued {
+    /// Queues a reply, which no policy may drop: all of its parts, some of which may be shared, or nothing. `Full` means that the
+    /// peer reads nothing and keeps asking: close it.
+    pub fn reply<const PARTS: usize>(&mut self, conn: ConnId, parts: [Blob; PARTS]) -> Queued {
         if self.get(conn).is_none() {
             return Queued::Yes;
         }
-        let frame = Frame::reply(bytes);
-        if self.queue_at(conn.slot).is_some_and(|queue| !queue.admits(frame.blob.len(), REPLY_BYTES_MAX)) {
+        let waiting = self.reply_bytes(conn.slot);
+        if waiting > 0 && waiting + parts.iter().map(|part| part.len()).sum::<usize>() > REPLY_BYTES_MAX {
             return Queued::Full;
         }
-        self.queue_frame(conn.slot, frame);
+        for part in parts {
+            self.deliver(conn.slot, Frame::reply(part));
+        }
         Queued::Yes
     }
 
@@ -184,15 +188,37 @@ impl Connections {
         self.queue_at(slot).is_none_or(|queue| !queue.blocked || queue.admits(frame.blob.len(), bytes_max))
     }
 
-    /// Queues a frame that [`Connections::admits`].
+    /// Queues a frame whatever waits already: publications that [`Connections::admits`] or for which room has been made.
     pub fn deliver(&mut self, slot: u32, frame: Frame) {
-        self.queue_frame(slot, frame);
+        self.add(slot, |queue| queue.push(frame));
     }
 
-    /// The queue of a connection that has one.
-    pub fn queue_of(&mut self, slot: u32) -> Option<&mut SendQueue> {
-        let queue = self.cells.get(slot)?.queue;
-        self.queues.get_mut(queue as usize)
+    /// Queues a page of replay. The caller has looked at [`Connections::has_room_for_page`].
+    pub fn deliver_page(&mut self, conn: ConnId, bytes: impl Into<Blob>) {
+        if self.get(conn).is_some() {
+            self.deliver(conn.slot, Frame { blob: bytes.into(), tag: FrameTag::Page });
+        }
+    }
+
+    /// Queues where a connection with several channels is by now.
+    pub fn deliver_position(&mut self, conn: ConnId, bytes: impl Into<Blob>) {
+        if self.get(conn).is_some() {
+            self.add(conn.slot, |queue| queue.put_position(bytes.into()));
+        }
+    }
+
+    /// Queues a gap behind all that waits for a subscription.
+    pub fn lose(&mut self, slot: u32, subscription: u32, extent: Extent, gap: WriteGap<'_>) {
+        self.add(slot, |queue| queue.lose(subscription, extent, gap));
+    }
+
+    /// Whether a page of replay is read by somebody: nothing was refused, and no more than one page's worth waits.
+    #[must_use]
+    pub fn has_room_for_page(&self, slot: u32, bytes: usize) -> bool {
+        self.queue_at(slot).is_none_or(|queue| {
+            let waiting = queue.page_bytes();
+            !queue.blocked && (waiting == 0 || waiting + bytes <= PAGE_BYTES_MAX)
+        })
     }
 
     /// Whether the kernel has refused bytes of the connection and not taken more since.
@@ -234,6 +260,10 @@ impl Connections {
 
     fn queue_at(&self, slot: u32) -> Option<&SendQueue> {
         self.queues.get(self.cells.get(slot)?.queue as usize)
+    }
+
+    fn queue_of(&mut self, slot: u32) -> Option<&mut SendQueue> {
+        self.queues.get_mut(self.cells.get(slot)?.queue as usize)
     }
 
     /// Runs a change of a connection's queue and keeps the total right.
@@ -363,14 +393,12 @@ impl Connections {
         true
     }
 
-    fn queue_frame(&mut self, slot: u32, frame: Frame) {
+    /// Changes a connection's queue, made where there is none, and lists it for the next flush.
+    fn add(&mut self, slot: u32, change: impl FnOnce(&mut SendQueue)) {
         self.ensure_queue(slot);
-        let bytes = frame.blob.len();
+        self.change_queue(slot, change);
         let Some(queue) = self.queue_of(slot) else { return };
-        queue.push(frame);
-        let fresh = !queue.blocked && !std::mem::replace(&mut queue.dirty, true);
-        self.queued_bytes += bytes;
-        if fresh {
+        if !queue.blocked && !std::mem::replace(&mut queue.dirty, true) {
             self.dirty.push(slot);
         }
     }
@@ -402,7 +430,6 @@ const _: () = assert!(size_of::<Cell>() <= 72, "an idle connection is a small ce
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Blob;
 
     const CONN: ConnId = ConnId { slot: 0, generation: 1 };
 
@@ -424,10 +451,10 @@ mod tests {
     #[test]
     fn what_is_queued_between_a_send_and_its_refusal_leaves_when_there_is_room() {
         let mut connections = connections();
-        connections.reply(CONN, Blob::from(&b"first "[..]));
+        connections.reply(CONN, [b"first ".as_slice().into()]);
         connections.flush();
         let (_, frames) = sent(&mut connections).unwrap();
-        connections.reply(CONN, Blob::from(&b"second"[..]));
+        connections.reply(CONN, [b"second".as_slice().into()]);
         connections.taken(CONN, frames, 0, 0);
         assert_eq!(connections.flush(), 0, "it is blocked");
         connections.writable(CONN);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Options;
 use super::audience::{Audience, Shape};
 use crate::hub::{Answer, ChannelName, Gap, Outcome, PayloadKind, Publication, Start, token};
 use crate::protocol::codes::Disconnect;
@@ -13,18 +14,22 @@ use crate::ws::{self, DeflateParams, Deflater, Opcode};
 
 /// What encoding needs besides the item: the worker's compressor, and when to use it.
 pub struct Encoder<'a> {
-    pub deflater: &'a mut Deflater,
-    pub options: &'a ws::Options,
+    deflater: &'a mut Deflater,
+    options: &'a ws::Options,
 }
 
-impl Encoder<'_> {
-    /// A run of one channel's publications for one audience, as it goes on the wire.
+impl<'a> Encoder<'a> {
+    pub const fn new(deflater: &'a mut Deflater, options: &'a Options) -> Self {
+        Self { deflater, options: &options.ws }
+    }
+
+    /// A run of one channel's publications for one audience, as it goes on the wire. Of a poll's response, all but the beginning
+    /// of its head.
     pub fn run(&mut self, audience: &Audience, run: &[Arc<Publication>]) -> Vec<u8> {
-        if let Shape::Poll { cors, http11, keep } = &audience.transport {
+        if audience.transport == Shape::Poll {
             let items: Vec<Vec<u8>> = run.iter().map(|publication| item_of(publication)).collect();
             let token = run.last().map_or_else(String::new, |last| last.position.to_string());
-            let answer = poll::Answer { items: &items, token: &token, not_modified: false };
-            return poll::response(answer, cors, *http11, *keep, false).1;
+            return poll::content(poll::Answer { items: &items, token: &token, not_modified: false }, false);
         }
         let mut out = Vec::new();
         for publication in run {
@@ -33,25 +38,30 @@ impl Encoder<'_> {
         wrap(audience, out)
     }
 
-    /// What a home's answer means to a subscriber; `first` for the answer to the subscribe itself. `None` where it holds a gap
-    /// that cannot be said.
-    pub fn answer(
-        &mut self,
-        audience: &Audience,
-        channel: &ChannelName,
-        start: Start,
-        answer: &Answer,
-        first: bool,
-    ) -> Option<Vec<u8>> {
+    /// What a subscriber is told first, before any publication: where it starts, and the gap if there is one. `None` where that
+    /// cannot be said.
+    pub fn opening(&mut self, audience: &Audience, channel: &ChannelName, start: Start, answer: &Answer) -> Option<Vec<u8>> {
         let mut out = Vec::new();
-        let recovered = answer.outcome == Outcome::Exact && matches!(start, Start::After(_));
-        if first {
-            self.opening(&mut out, audience, channel, answer, recovered);
-        }
+        self.opening_into(&mut out, audience, channel, answer, is_recovered(start, answer));
         if let Outcome::Gap(gap) = &answer.outcome {
             self.gap_into(&mut out, audience, channel, gap).then_some(())?;
         }
-        for publication in &answer.page {
+        Some(wrap(audience, out))
+    }
+
+    /// A page of replay behind what was lost on the way to it. `None` where that cannot be said.
+    pub fn page(
+        &mut self,
+        audience: &Audience,
+        channel: &ChannelName,
+        lost: Option<&Gap>,
+        page: &[Arc<Publication>],
+    ) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        if let Some(gap) = lost {
+            self.gap_into(&mut out, audience, channel, gap).then_some(())?;
+        }
+        for publication in page {
             self.publication(&mut out, audience, publication);
         }
         Some(wrap(audience, out))
@@ -105,23 +115,27 @@ impl Encoder<'_> {
                 self.message(out, opcode, &payload.bytes, *deflate);
             }
             (Shape::Stream { kind: StreamKind::EventStream, .. }, format) => event(out, audience, format, publication),
-            (Shape::Stream { kind: StreamKind::NdJson, .. } | Shape::Poll { .. }, _) => {
+            (Shape::Stream { kind: StreamKind::NdJson, .. } | Shape::Poll, _) => {
                 item::publication(out, publication);
                 out.push(b'\n');
             }
         }
     }
 
-    fn opening(&mut self, out: &mut Vec<u8>, audience: &Audience, channel: &ChannelName, answer: &Answer, recovered: bool) {
+    fn opening_into(&mut self, out: &mut Vec<u8>, audience: &Audience, channel: &ChannelName, answer: &Answer, recovered: bool) {
+        // An event stream's reader that is told a position resumes there, also if it is cut off before it has read of the gap in
+        // front of it. The gap tells the position then; that of several channels is told apart.
+        let position = (answer.outcome == Outcome::Exact && !audience.several).then(|| answer.from.to_string());
         let mut text = Vec::new();
         match (&audience.transport, audience.format) {
-            (Shape::WebSocket { .. }, Format::Raw) | (Shape::Poll { .. }, _) => {}
+            (Shape::WebSocket { .. }, Format::Raw) | (Shape::Poll, _) => {}
             (Shape::Stream { kind: StreamKind::EventStream, .. }, Format::Raw) => {
-                event_stream::position(out, &answer.from.to_string())
+                if let Some(position) = position {
+                    event_stream::position(out, &position);
+                }
             }
             (Shape::Stream { kind: StreamKind::EventStream, .. }, Format::Json) => {
                 item::subscribed(&mut text, channel, answer.from, recovered);
-                let position = (!audience.single).then(|| answer.from.to_string());
                 event_stream::event(out, position.as_deref(), None, &text);
             }
             (Shape::WebSocket { deflate }, Format::Json) => {
@@ -143,20 +157,26 @@ impl Encoder<'_> {
                 item::gap_object(&mut text, channel, gap);
                 // The position just before what comes next, or every reconnect would be told of the same gap again.
                 let before = crate::base::StreamPosition { offset: gap.next.offset.saturating_sub(1), ..gap.next };
-                let position = (!audience.single).then(|| before.to_string());
+                let position = (!audience.several).then(|| before.to_string());
                 event_stream::event(out, position.as_deref(), Some("gap"), &text);
             }
             (Shape::WebSocket { deflate }, Format::Json) => {
                 item::gap(&mut text, channel, gap);
                 self.message(out, Opcode::Text, &text, *deflate);
             }
-            (Shape::Stream { kind: StreamKind::NdJson, .. } | Shape::Poll { .. }, _) => {
+            (Shape::Stream { kind: StreamKind::NdJson, .. } | Shape::Poll, _) => {
                 item::gap(out, channel, gap);
                 out.push(b'\n');
             }
         }
         true
     }
+}
+
+/// Whether a subscriber goes on exactly where it was: nothing is missing, and its position was of this history.
+#[must_use]
+pub fn is_recovered(start: Start, answer: &Answer) -> bool {
+    answer.outcome == Outcome::Exact && matches!(start, Start::After(position) if position.epoch == answer.top.epoch)
 }
 
 fn item_of(publication: &Publication) -> Vec<u8> {
@@ -167,11 +187,9 @@ fn item_of(publication: &Publication) -> Vec<u8> {
 
 /// One publication as an event: the payload alone or the whole item. The position of several channels is told apart.
 fn event(out: &mut Vec<u8>, audience: &Audience, format: Format, publication: &Publication) {
-    let position = (!audience.single).then(|| publication.position.to_string());
+    let position = (!audience.several).then(|| publication.position.to_string());
     match (format, publication.payload.kind) {
-        (Format::Raw, PayloadKind::Binary) => {
-            event_stream::binary(out, position.as_deref().unwrap_or_default(), &publication.payload.bytes)
-        }
+        (Format::Raw, PayloadKind::Binary) => event_stream::binary(out, position.as_deref(), &publication.payload.bytes),
         (Format::Raw, PayloadKind::Json | PayloadKind::Text) => {
             event_stream::event(out, position.as_deref(), publication.event.as_deref(), &publication.payload.bytes);
         }
@@ -183,22 +201,17 @@ fn event(out: &mut Vec<u8>, audience: &Audience, format: Format, publication: &P
 fn wrap(audience: &Audience, bytes: Vec<u8>) -> Vec<u8> {
     match audience.transport {
         Shape::Stream { chunked, .. } if !bytes.is_empty() => stream::content(bytes, chunked),
-        Shape::Stream { .. } | Shape::WebSocket { .. } | Shape::Poll { .. } => bytes,
+        Shape::Stream { .. } | Shape::WebSocket { .. } | Shape::Poll => bytes,
     }
 }
 
-/// Appends the position of a connection with several channels, which covers all that was queued before it.
+/// The position of an event stream with several channels, which covers all that was queued before it.
 #[must_use]
-pub fn with_position(
-    audience: &Audience,
-    mut bytes: Vec<u8>,
-    positions: &[(ChannelName, Option<crate::base::StreamPosition>)],
-) -> Vec<u8> {
-    let Shape::Stream { kind: StreamKind::EventStream, chunked } = audience.transport else { return bytes };
+pub fn position(audience: &Audience, positions: &[(ChannelName, Option<crate::base::StreamPosition>)]) -> Vec<u8> {
+    let Shape::Stream { kind: StreamKind::EventStream, chunked } = audience.transport else { return Vec::new() };
     let mut position = Vec::new();
     event_stream::position(&mut position, &token::write(positions));
-    bytes.extend_from_slice(&stream::content(position, chunked));
-    bytes
+    stream::content(position, chunked)
 }
 
 /// What keeps a silent stream alive.
@@ -207,7 +220,7 @@ pub fn keep_alive(audience: &Audience) -> Vec<u8> {
     match audience.transport {
         Shape::Stream { kind: StreamKind::EventStream, chunked } => stream::content(event_stream::KEEP_ALIVE.to_vec(), chunked),
         Shape::Stream { kind: StreamKind::NdJson, chunked } => stream::content(stream::NDJSON_KEEP_ALIVE.to_vec(), chunked),
-        Shape::WebSocket { .. } | Shape::Poll { .. } => Vec::new(),
+        Shape::WebSocket { .. } | Shape::Poll => Vec::new(),
     }
 }
 

@@ -1,7 +1,6 @@
 use super::*;
 use crate::base::{Epoch, StreamPosition, WallMs};
 use crate::http::body::BodyReader;
-use crate::http::cors::Cors;
 use crate::http::head::Framing;
 use crate::hub::{Draft, GapReason, Payload};
 use crate::transport::event_stream::tests::read;
@@ -41,11 +40,11 @@ const EVENTS: Shape = Shape::Stream { kind: StreamKind::EventStream, chunked: fa
 const LINES: Shape = Shape::Stream { kind: StreamKind::NdJson, chunked: false };
 
 fn audience(transport: Shape, format: Format) -> Audience {
-    Audience { transport, format, single: false }
+    Audience { transport, format, several: false }
 }
 
 fn encoded<R>(encode: impl FnOnce(&mut Encoder<'_>) -> R) -> R {
-    encode(&mut Encoder { deflater: &mut Deflater::default(), options: &ws::Options::default() })
+    encode(&mut Encoder::new(&mut Deflater::default(), &Options::default()))
 }
 
 #[track_caller]
@@ -89,16 +88,10 @@ fn a_run_is_one_chunk() {
 }
 
 #[test]
-fn a_run_is_a_polls_whole_response() {
+fn a_run_is_the_part_of_a_polls_response_that_is_the_same_for_all() {
     let body = format!("{{\"messages\":[{}],\"position\":\"00000000001:44\"}}", ITEMS.join(","));
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nETag: \"00000000001:44\"\r\nCache-Control: no-store\r\n";
-    let length = format!("Content-Length: {}\r\n", body.len());
-    let poll = |cors: Cors, http11, keep| audience(Shape::Poll { cors, http11, keep }, Format::Json);
-    check(&poll(Cors::None, true, true), format!("{head}{length}\r\n{body}").as_bytes());
-    check(&poll(Cors::None, true, false), format!("{head}{length}Connection: close\r\n\r\n{body}").as_bytes());
-    check(&poll(Cors::None, false, true), format!("{head}{length}Connection: keep-alive\r\n\r\n{body}").as_bytes());
-    let echo = "Access-Control-Allow-Origin: https://x.org\r\nAccess-Control-Expose-Headers: ETag, Retry-After\r\nVary: Origin\r\n";
-    check(&poll(Cors::Echo("https://x.org".into()), true, true), format!("{head}{echo}{length}\r\n{body}").as_bytes());
+    let head = "ETag: \"00000000001:44\"\r\nCache-Control: no-store\r\nContent-Type: application/json\r\n";
+    check(&audience(Shape::Poll, Format::Json), format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
 }
 
 #[test]
@@ -138,11 +131,38 @@ fn the_last_word_ends_the_stream() {
     assert_eq!(end(WEBSOCKET).unwrap(), "");
 }
 
+fn opening(audience: &Audience, start: Start, outcome: Outcome) -> String {
+    let answer = Answer { top: at(41), from: at(41), outcome, page: Vec::new(), head: true };
+    String::from_utf8(encoded(|encoder| encoder.opening(audience, &channel(), start, &answer)).unwrap()).unwrap()
+}
+
 #[test]
 fn a_raw_event_stream_opens_with_its_position_and_dispatches_nothing() {
-    let answer = Answer { top: at(41), from: at(41), outcome: Outcome::Exact, page: Vec::new(), head: true };
-    let opening = encoded(|encoder| encoder.answer(&audience(EVENTS, Format::Raw), &channel(), Start::Now, &answer, true));
-    assert_eq!(opening.unwrap(), b"id: 00000000001:41\n\n");
+    assert_eq!(opening(&audience(EVENTS, Format::Raw), Start::Now, Outcome::Exact), "id: 00000000001:41\n\n");
+    let several = Audience { several: true, ..audience(EVENTS, Format::Raw) };
+    assert_eq!(opening(&several, Start::Now, Outcome::Exact), "", "one channel's position is not the connection's");
+}
+
+/// Wherever a reader is cut off, the position it comes back with is one from which it is told of the gap, until it has been.
+#[test]
+fn no_position_behind_a_gap_is_told_before_it() {
+    let gap = Gap { reason: GapReason::Expired, after: Some(at(7)), next: at(42), missed: Some(34) };
+    for format in [Format::Raw, Format::Json] {
+        let stream = opening(&audience(EVENTS, format), Start::After(at(7)), Outcome::Gap(gap));
+        let told = stream.find("\nevent: gap\n").unwrap();
+        let id = stream.find("id: 00000000001:41\n").unwrap();
+        assert!(stream[id..told].lines().count() == 1, "the gap's own event has the position: {stream}");
+        assert_eq!(stream.matches("id: ").count(), 1, "{stream}");
+    }
+}
+
+#[test]
+fn only_a_position_of_this_history_is_recovered() {
+    let elsewhere = StreamPosition { epoch: Epoch(2), offset: 41 };
+    for (start, recovered) in [(Start::After(at(41)), true), (Start::After(elsewhere), false), (Start::Now, false)] {
+        let line = opening(&audience(LINES, Format::Json), start, Outcome::Exact);
+        assert!(line.contains(&format!("\"recovered\":{recovered}")), "{start:?}: {line}");
+    }
 }
 
 /// What a chunked response's reader gets.
@@ -181,13 +201,13 @@ proptest! {
     /// A reader of several channels that is cut off anywhere resumes from a position that leaves nothing out.
     #[test]
     fn a_private_position_never_runs_ahead_of_what_was_read(payloads in payloads(), cut: prop::sample::Index) {
-        let several = Audience { transport: EVENTS, format: Format::Json, single: true };
+        let several = Audience { transport: EVENTS, format: Format::Json, several: true };
         let other = ChannelName::parse("other").unwrap();
         let mut stream = Vec::new();
         for (offset, (text, event)) in (1..).zip(&payloads) {
             let run = [publication(offset, PayloadKind::Text, text.as_bytes(), event.as_deref())];
-            let bytes = encoded(|encoder| encoder.run(&several, &run));
-            stream.extend(with_position(&several, bytes, &[(channel(), Some(at(offset))), (other.clone(), Some(at(9)))]));
+            stream.extend(encoded(|encoder| encoder.run(&several, &run)));
+            stream.extend(position(&several, &[(channel(), Some(at(offset))), (other.clone(), Some(at(9)))]));
         }
         let seen = String::from_utf8_lossy(&stream[..cut.index(stream.len() + 1)]).into_owned();
         let last_id = seen.rfind('\n').and_then(|end| seen[..end].lines().filter_map(|line| line.strip_prefix("id: ")).next_back());

@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shard;
-use super::audience::Audience;
+use super::audience::{Audience, Shape};
 use super::connections::Connections;
 use super::encode::Encoder;
-use crate::base::{Blob, Frame, FrameTag, Key, Now};
+use crate::base::{Blob, Extent, Frame, FrameTag, Key, Now};
 use crate::hub::local::{Cursor, Entry, NO_SUBSCRIPTION, Run};
 use crate::hub::{ChannelName, Publication};
-use crate::metrics::TransportKind;
 
 /// What a call of [`Shard::fan_out`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -30,10 +29,12 @@ pub struct FanOut {
 pub(super) struct Aftermath {
     /// Connections whose queue refused the frame.
     full: Vec<(u32, Frame)>,
-    /// Subscriptions that get bytes of their own.
-    single: Vec<u32>,
-    /// Connections whose poll the run has answered.
-    answered: Vec<u32>,
+    /// Subscriptions that get bytes of their own: losses, and items of polls of several channels.
+    apart: Vec<u32>,
+    /// Connections whose poll the run has answered, and with what.
+    answered: Vec<(u32, Blob)>,
+    /// Connections with several channels, which are somewhere else now.
+    moved: Vec<u32>,
 }
 
 impl Shard {
@@ -77,14 +78,14 @@ impl Shard {
             let slice = &mut group.entries[cursor.index..end];
             visited += u32::try_from(slice.len()).unwrap_or(u32::MAX);
             match &cursor.run {
-                Run::Publications(run) if !audience.single => {
-                    let mut encoder = Encoder { deflater: &mut self.deflater, options: &self.options.ws };
+                Run::Publications(run) if !(audience.several && audience.transport == Shape::Poll) => {
+                    let mut encoder = Encoder::new(&mut self.deflater, &self.options);
                     let blob = cursor.blob.get_or_insert_with(|| encoder.run(audience, run).into());
                     let shared = Shared { audience, run, blob, bytes_max };
                     let delivered = shared.hand_out(slice, &mut self.connections, &mut encoder, aftermath);
                     self.metrics.deliveries[audience.kind().index()] += delivered;
                 }
-                Run::Publications(_) | Run::Lost(_) => aftermath.single.extend(slice.iter().map(|entry| entry.subscription)),
+                Run::Publications(_) | Run::Lost(_) => aftermath.apart.extend(slice.iter().map(|entry| entry.subscription)),
             }
             cursor.index = end;
             if end == group.entries.len() {
@@ -102,13 +103,17 @@ impl Shard {
         for (slot, frame) in aftermath.full.drain(..) {
             self.slow_consumer(slot, frame, name, now);
         }
-        for index in aftermath.single.drain(..) {
+        for index in aftermath.apart.drain(..) {
             let Some((subscription, _)) = self.local.subscription_at(index) else { continue };
-            self.deliver_single(subscription, run, now);
+            self.deliver_apart(subscription, run, now);
         }
-        for slot in aftermath.answered.drain(..) {
+        for (slot, content) in aftermath.answered.drain(..) {
             let Some(conn) = self.connections.at(slot) else { continue };
-            self.poll_shared(conn, now);
+            self.poll_shared(conn, content, now);
+        }
+        for slot in aftermath.moved.drain(..) {
+            let Some(conn) = self.connections.at(slot) else { continue };
+            self.moved(conn);
         }
     }
 
@@ -136,37 +141,39 @@ impl Shared<'_> {
     ) -> u64 {
         let (Some(first), Some(last)) = (self.run.first(), self.run.last()) else { return 0 };
         let (first, last) = (first.position.offset, last.position.offset);
-        let is_poll = self.audience.kind() == TransportKind::Poll;
-        let count = u32::try_from(self.run.len()).unwrap_or(u32::MAX);
+        let is_poll = self.audience.transport == Shape::Poll;
         let key = conflation_key(self.run);
         let mut delivered = 0;
         for entry in entries {
             if entry.live_after >= last || entry.subscription == NO_SUBSCRIPTION {
                 continue;
             }
-            let (blob, count) =
-                if entry.live_after < first { (self.blob.clone(), count) } else { self.rest_of(entry.live_after, encoder) };
-            entry.live_after = last;
-            delivered += u64::from(count);
-            let tag = FrameTag { subscription: entry.subscription, count, key, offset: last };
-            let frame = Frame { blob, tag };
+            let joined_within = entry.live_after >= first;
+            let news = if joined_within { unseen(self.run, entry.live_after) } else { self.run };
+            let blob = if joined_within { encoder.run(self.audience, news).into() } else { self.blob.clone() };
+            let extent = Extent::new(std::mem::replace(&mut entry.live_after, last), last, news.len() as u64);
+            delivered += extent.count();
+            if is_poll {
+                aftermath.answered.push((entry.slot, blob));
+                continue;
+            }
+            let frame = Frame { blob, tag: FrameTag::Publications { subscription: entry.subscription, key, extent } };
             if connections.admits(entry.slot, &frame, self.bytes_max) {
                 connections.deliver(entry.slot, frame);
             } else {
                 aftermath.full.push((entry.slot, frame));
             }
-            if is_poll {
-                aftermath.answered.push(entry.slot);
+            if self.audience.several {
+                aftermath.moved.push(entry.slot);
             }
         }
         delivered
     }
+}
 
-    /// What a subscriber that joined in the middle of the run has not had.
-    fn rest_of(&self, after: u64, encoder: &mut Encoder<'_>) -> (Blob, u32) {
-        let rest = &self.run[self.run.partition_point(|publication| publication.position.offset <= after)..];
-        (encoder.run(self.audience, rest).into(), u32::try_from(rest.len()).unwrap_or(u32::MAX))
-    }
+/// The publications of a run that a subscriber who has everything up to an offset has not had.
+pub(super) fn unseen(run: &[Arc<Publication>], after: u64) -> &[Arc<Publication>] {
+    &run[run.partition_point(|publication| publication.position.offset <= after)..]
 }
 
 /// The key under which a frame of one publication may replace an older one; never 0.

@@ -25,6 +25,7 @@ mod poll;
 mod publish;
 mod publishes;
 mod queue;
+mod replay;
 mod reply;
 #[cfg(test)]
 mod rig_tests;
@@ -47,7 +48,7 @@ pub use options::{Options, ServerOptions, SpillOptions};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Blob, ConnId, Key, Mutant, Nanos, Now, Random, ShardId, TICK, Wheel, mutated};
+use crate::base::{Blob, ConnId, Mutant, Nanos, Now, Random, ShardId, TICK, Wheel, mutated};
 use crate::http::cors::Origins;
 use crate::hub::{Home, Local, Message};
 use crate::metrics::Counters;
@@ -77,8 +78,10 @@ pub struct Shard {
     local: Local,
     outbox: Outbox,
     timers: Wheel,
-    /// Subscriptions that wait for room on their connection to be sent their next page.
-    catching_up: Vec<Key>,
+    /// Connections that may have room for a page of replay after the next flush.
+    catching_up: Vec<ConnId>,
+    /// Connections with several channels that have been told more than their position says.
+    moved: Vec<ConnId>,
     aftermath: fanout::Aftermath,
     upstreams: upstream::Upstreams,
     /// Connections that became writable: their counterparts are read again when all that waited has been taken.
@@ -118,6 +121,7 @@ impl Shard {
             outbox: Outbox::new(id, shards, options.spill),
             timers: Wheel::default(),
             catching_up: Vec::new(),
+            moved: Vec::new(),
             aftermath: fanout::Aftermath::default(),
             upstreams: upstream::Upstreams::new(&options.proxy),
             resuming: Vec::new(),
@@ -196,6 +200,7 @@ impl Shard {
         self.relieve_publishers(relieved);
         self.read_again();
         self.continue_held(self.now);
+        self.tell_positions();
         self.metrics.sends += self.connections.flush() as u64;
         self.ask_for_pages();
     }
@@ -258,8 +263,8 @@ impl Shard {
             }
             Message::Leave { channel } => self.home.leave(from, &channel, now),
             Message::Publish { request, draft } => self.publish_here(from, request, *draft, now),
-            Message::Subscribed { subscription, answer } => self.subscribed(subscription, &answer, now),
-            Message::Page { subscription, answer } => self.paged(subscription, &answer, now),
+            Message::Subscribed { subscription, answer } => self.subscribed(subscription, *answer, now),
+            Message::Page { subscription, answer } => self.paged(subscription, *answer, now),
             Message::Publication(publication) => {
                 let window = self.coalesce_window(&publication.channel);
                 self.local.publication(publication, window, now.monotonic);
@@ -345,7 +350,8 @@ impl Shard {
 
     fn writable(&mut self, conn: ConnId) {
         self.connections.writable(conn);
-        self.catch_up_again(conn);
+        self.catching_up.push(conn);
+        self.moved_again(conn);
         self.resuming.push(conn);
     }
 
@@ -404,7 +410,11 @@ impl Shard {
 
     /// Queues bytes that no policy may drop; a peer that asks without reading is cut off.
     fn say(&mut self, conn: ConnId, bytes: impl Into<Blob>) {
-        if self.connections.reply(conn, bytes) == Queued::Full {
+        self.say_in_parts(conn, [bytes.into()]);
+    }
+
+    fn say_in_parts<const PARTS: usize>(&mut self, conn: ConnId, parts: [Blob; PARTS]) {
+        if self.connections.reply(conn, parts) == Queued::Full {
             self.disconnected(conn, 3008);
             self.abort(conn);
         }

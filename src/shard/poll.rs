@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::Shard;
+use super::replay::page_bytes;
 use super::reply::Facts;
 use super::stage::Stage;
-use crate::base::{ConnId, Nanos, Now, StreamPosition};
+use crate::base::{Blob, ConnId, Nanos, Now, StreamPosition};
 use crate::http::problem::Problem;
+use crate::hub::home::PAGE_BYTES_MAX;
 use crate::hub::{Answer, ChannelName, Gap, Outcome, Publication, token};
 use crate::metrics::TransportKind;
 use crate::protocol::plain::item;
@@ -48,6 +50,12 @@ impl Poll {
         }
     }
 
+    /// Whether a page fits into the answer; what does not is what the next poll begins with.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.items.is_empty() || self.items.iter().map(Vec::len).sum::<usize>() + bytes <= PAGE_BYTES_MAX
+    }
+
     fn advance(&mut self, channel: &ChannelName, position: StreamPosition) {
         if let Some((_, place)) = self.positions.iter_mut().find(|(name, _)| name == channel) {
             *place = Some(position);
@@ -75,17 +83,18 @@ impl Shard {
         poll.owed = poll.owed.saturating_sub(1);
         // Behind the page if there is one; a look says where the channel is.
         poll.advance(channel, answer.from);
+        let page = if poll.has_room(page_bytes(&answer.page)) { answer.page.as_slice() } else { &[] };
         if let Outcome::Gap(gap) = &answer.outcome {
             poll.gap(channel, gap);
         }
-        for publication in &answer.page {
+        for publication in page {
             poll.publication(publication);
         }
         if poll.facts.head_only {
             // A look is told where the channel is, not how far one page would go.
             poll.advance(channel, answer.top);
         }
-        self.metrics.deliveries[TransportKind::Poll.index()] += answer.page.len() as u64;
+        self.metrics.deliveries[TransportKind::Poll.index()] += page.len() as u64;
     }
 
     /// Adds a live publication or a loss to a poll of several channels.
@@ -159,18 +168,23 @@ impl Shard {
         let Some(Stage::Poll(poll)) = self.take_stage(conn) else { return };
         let Poll { facts, items, positions, not_modified, .. } = *poll;
         let token = token::write(&positions);
-        let keep = facts.keep_alive && self.draining.is_none();
         let answer = poll::Answer { items: &items, token: &token, not_modified };
-        let (status, bytes) = poll::response(answer, &facts.cors, facts.http11, keep, facts.head_only);
-        self.count_request(&facts, status);
-        self.finish_response(conn, bytes, keep, now);
+        self.respond_to_poll(conn, &facts, answer.status(), poll::content(answer, facts.head_only).into(), now);
     }
 
-    /// A poll of one channel has been answered by the bytes that every such poll of it got.
-    pub(super) fn poll_shared(&mut self, conn: ConnId, now: Now) {
+    /// A poll of one channel is answered with what every such poll of it gets.
+    pub(super) fn poll_shared(&mut self, conn: ConnId, content: Blob, now: Now) {
         self.leave_all(conn);
         let Some(Stage::Poll(poll)) = self.take_stage(conn) else { return };
-        self.count_request(&poll.facts, 200);
-        self.next_request(conn, poll.facts.keep_alive, now);
+        self.respond_to_poll(conn, &poll.facts, 200, content, now);
+    }
+
+    /// A response is a reply: half of it, or none, would leave the next one unreadable, so no policy may touch it.
+    fn respond_to_poll(&mut self, conn: ConnId, facts: &Facts, status: u16, content: Blob, now: Now) {
+        self.count_request(facts, status);
+        let keep = facts.keep_alive && self.draining.is_none();
+        let lead = poll::lead(status, &facts.cors, facts.http11, keep).into();
+        self.say_in_parts(conn, [lead, content]);
+        self.next_request(conn, keep, now);
     }
 }

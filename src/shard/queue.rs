@@ -1,13 +1,14 @@
 //! What waits to be sent on one connection, and what is given up when it waits too long.
 //!
 //! Invariants:
-//! - The first `skip` bytes of the first frame are in the kernel already; a begun frame is always finished, never dropped.
-//! - `bytes` is the sum of the frames' lengths minus `skip`.
-//! - After a dropped publication the same subscription's next frame in the queue is a gap that covers it.
+//! - The first `skip` bytes of the first frame are in the kernel already; a begun frame is always finished, never dropped, and no
+//!   longer counts among what waits.
+//! - What a subscription has in the queue follows on itself: where publications were dropped stands a gap with just their extent.
+//! - At most one position that has not begun, and behind it only what came after it was told.
 
 use std::collections::VecDeque;
 
-use crate::base::{Blob, Frame, FrameTag, Frames, Mutant, mutated};
+use crate::base::{Blob, Extent, Frame, FrameTag, Frames, Mutant, mutated};
 use crate::hub::SlowConsumer;
 
 /// The frames one connection waits to send.
@@ -15,37 +16,56 @@ use crate::hub::SlowConsumer;
 pub struct SendQueue {
     frames: VecDeque<Frame>,
     skip: u32,
-    bytes: usize,
-    /// Of these, in replies; a begun one counts whole.
-    reply_bytes: usize,
+    load: Load,
     /// The kernel refused bytes and has not said that there is room again.
     pub blocked: bool,
     /// Listed for the next flush.
     pub dirty: bool,
 }
 
-/// Publications of a subscription that were given up, all between two offsets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Dropped {
-    /// The offset before the first one dropped.
-    pub after: u64,
-    /// The last one dropped.
-    pub to: u64,
-    /// How many publications that were.
-    pub count: u32,
+/// Bytes of frames, by what bounds them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    all: usize,
+    replies: usize,
+    pages: usize,
+    /// Live publications and gaps.
+    live: usize,
 }
+
+impl Load {
+    fn of(&mut self, tag: FrameTag) -> Option<&mut usize> {
+        match tag {
+            FrameTag::Reply => Some(&mut self.replies),
+            FrameTag::Page => Some(&mut self.pages),
+            FrameTag::Publications { .. } | FrameTag::Gap { .. } => Some(&mut self.live),
+            // There is one at most.
+            FrameTag::Position => None,
+        }
+    }
+
+    fn add(&mut self, frame: &Frame) {
+        self.all += frame.blob.len();
+        if let Some(bytes) = self.of(frame.tag) {
+            *bytes += frame.blob.len();
+        }
+    }
+
+    fn remove(&mut self, frame: &Frame) {
+        self.all -= frame.blob.len();
+        if let Some(bytes) = self.of(frame.tag) {
+            *bytes -= frame.blob.len();
+        }
+    }
+}
+
+/// Writes the frame that tells of a gap; `None` where nothing is to be said.
+pub type WriteGap<'a> = &'a mut dyn FnMut(Extent) -> Option<Blob>;
 
 impl SendQueue {
     pub fn push(&mut self, frame: Frame) {
-        self.count(&frame);
+        self.load.add(&frame);
         self.frames.push_back(frame);
-    }
-
-    fn count(&mut self, frame: &Frame) {
-        self.bytes += frame.blob.len();
-        if frame.tag == FrameTag::REPLY {
-            self.reply_bytes += frame.blob.len();
-        }
     }
 
     /// Empties the queue for its next connection; keeps memory for a few frames.
@@ -58,26 +78,34 @@ impl SendQueue {
     /// Bytes that are not yet in the kernel.
     #[must_use]
     pub const fn bytes(&self) -> usize {
-        self.bytes
+        self.load.all - self.skip as usize
     }
 
-    /// Bytes of replies that are not yet in the kernel; one that is partly there counts whole.
+    /// Bytes of replies that wait; one that has begun counts whole.
     #[must_use]
     pub const fn reply_bytes(&self) -> usize {
-        self.reply_bytes
+        self.load.replies
     }
 
-    /// Whether one more frame of a size is admitted: an empty queue admits any.
+    /// Bytes of replay that wait; a page that has begun counts whole.
     #[must_use]
-    pub const fn admits(&self, bytes: usize, bytes_max: usize) -> bool {
-        self.bytes == 0 || self.bytes + bytes <= bytes_max
+    pub const fn page_bytes(&self) -> usize {
+        self.load.pages
+    }
+
+    /// Whether one more live frame of a size is admitted. Where none waits any is, whatever has begun.
+    #[must_use]
+    pub fn admits(&self, bytes: usize, bytes_max: usize) -> bool {
+        let begun = self.frames.iter().take(self.begun()).find(|frame| is_live(frame.tag)).map_or(0, |frame| frame.blob.len());
+        let waiting = self.load.live - begun;
+        waiting == 0 || waiting + bytes <= bytes_max
     }
 
     /// Takes everything for one gathered send, with the bytes of the first frame to leave out.
     pub fn take(&mut self) -> Option<(Frames, u32)> {
         let first = self.frames.pop_front()?;
         let skip = std::mem::take(&mut self.skip);
-        (self.bytes, self.reply_bytes) = (0, 0);
+        self.load = Load::default();
         if self.frames.is_empty() {
             return Some((Frames::One(first), skip));
         }
@@ -102,98 +130,127 @@ impl SendQueue {
         });
         let Some(begun) = begun else { return };
         for frame in frames.into_iter().skip(begun).rev() {
-            self.count(&frame);
+            self.load.add(&frame);
             self.frames.push_front(frame);
         }
         self.skip = u32::try_from(gone).unwrap_or(u32::MAX);
-        self.bytes -= gone;
     }
 
-    /// Gives up the publications that have not begun: the connection is about to end. Replies stay, a response's head among them.
+    /// Tells where the connection is by now, in place of what was to be told.
+    pub fn put_position(&mut self, blob: Blob) {
+        if let Some(at) = self.find(|frame| frame.tag == FrameTag::Position) {
+            self.remove(at);
+        }
+        self.push(Frame { blob, tag: FrameTag::Position });
+    }
+
+    /// Gives up what was published and has not begun, and the positions behind it: the connection is about to end. Replies stay, a
+    /// response's head among them.
     pub fn drop_publications(&mut self) {
-        let mut begun = self.skip > 0;
-        self.frames.retain(|frame| std::mem::take(&mut begun) || frame.tag == FrameTag::REPLY);
-        self.bytes = self.frames.iter().map(|frame| frame.blob.len()).sum::<usize>() - self.skip as usize;
+        let mut begun = self.begun() > 0;
+        self.frames.retain(|frame| std::mem::take(&mut begun) || frame.tag == FrameTag::Reply);
+        self.load = Load::default();
+        self.frames.iter().for_each(|frame| self.load.add(frame));
     }
 
-    /// Makes room for a frame of `bytes` by a policy, among the frames of its subscription only. `gap` writes the frame that tells
-    /// what was dropped. Returns how many publications were dropped, `None` where the policy is to disconnect.
+    /// Makes room for live publications of `bytes` by a policy, among those of their subscription only; the newest are admitted
+    /// then whatever their size. Returns how many publications were dropped, `None` where the policy is to disconnect.
     pub fn make_room(
         &mut self,
         policy: SlowConsumer,
         tag: FrameTag,
         bytes: usize,
         bytes_max: usize,
-        gap: &mut dyn FnMut(Dropped) -> Option<Blob>,
-    ) -> Option<u32> {
-        let doomed = |frame: &Frame| frame.tag.subscription == tag.subscription && frame.tag.count > 0;
+        gap: WriteGap<'_>,
+    ) -> Option<u64> {
+        let FrameTag::Publications { subscription: of, key: same, .. } = tag else { return Some(0) };
+        let own = |frame: &Frame| matches!(frame.tag, FrameTag::Publications { subscription, .. } if subscription == of);
+        let replaced = |frame: &Frame| own(frame) && matches!(frame.tag, FrameTag::Publications { key, .. } if key == same);
         let mut dropped = 0;
         match policy {
             SlowConsumer::Disconnect => return None,
-            SlowConsumer::DropOldest => {
-                while !self.admits(bytes, bytes_max) {
-                    let Some(at) = self.find(doomed) else { break };
-                    dropped += self.drop_at(at, gap);
-                }
-            }
+            SlowConsumer::DropOldest => {}
             SlowConsumer::Latest => {
-                while let Some(at) = self.find(doomed) {
+                while let Some(at) = self.find(own) {
                     dropped += self.drop_at(at, gap);
                 }
             }
             SlowConsumer::Conflate => {
-                while let Some(at) = self.find(|frame| doomed(frame) && frame.tag.key == tag.key) {
-                    dropped += self.drop_at(at, gap);
-                }
-                // Other keys still fill the queue: their oldest values go as well, or the bound would not hold.
-                while !self.admits(bytes, bytes_max) {
-                    let Some(at) = self.find(doomed) else { break };
+                while let Some(at) = self.find(replaced) {
                     dropped += self.drop_at(at, gap);
                 }
             }
         }
+        // Also where values of other keys fill the queue, or the bound would not hold.
+        while !self.admits(bytes, bytes_max) {
+            let Some(at) = self.find(own) else { break };
+            dropped += self.drop_at(at, gap);
+        }
         Some(dropped)
+    }
+
+    /// Tells a subscription what it has missed behind all that is queued for it.
+    pub fn lose(&mut self, subscription: u32, extent: Extent, gap: WriteGap<'_>) {
+        self.put_gap(self.frames.len(), subscription, extent, gap);
+    }
+
+    /// Frames that have begun: none or one.
+    fn begun(&self) -> usize {
+        usize::from(self.skip > 0)
     }
 
     /// Index of the first frame that has not begun and fits.
     fn find(&self, fits: impl Fn(&Frame) -> bool) -> Option<usize> {
-        let begun = usize::from(self.skip > 0 && !mutated(Mutant::DropBegunFrame));
+        let begun = if mutated(Mutant::DropBegunFrame) { 0 } else { self.begun() };
         self.frames.iter().skip(begun).position(fits).map(|at| at + begun)
     }
 
-    /// Puts a gap in a frame's place, joined with the gaps next to it.
-    fn drop_at(&mut self, at: usize, gap: &mut dyn FnMut(Dropped) -> Option<Blob>) -> u32 {
-        let tag = self.frames[at].tag;
-        let mut dropped = Dropped { after: tag.offset - u64::from(tag.count), to: tag.offset, count: tag.count };
-        let (mut first, mut last) = (at, at);
-        let begun = usize::from(self.skip > 0);
-        if at > begun
-            && let Some(before) = self.gap_at(at - 1, tag.subscription)
-        {
-            dropped = Dropped { after: before.after, count: dropped.count + before.count, ..dropped };
-            first = at - 1;
-        }
-        if let Some(behind) = self.gap_at(at + 1, tag.subscription) {
-            dropped = Dropped { to: behind.to, count: dropped.count + behind.count, ..dropped };
-            last = at + 1;
-        }
-        for frame in self.frames.drain(first..=last) {
-            self.bytes -= frame.blob.len();
-        }
-        if let Some(blob) = gap(dropped).filter(|_| !mutated(Mutant::DropWithoutGap)) {
-            self.bytes += blob.len();
-            // A gap's tag keeps its extent: `key` is how many were lost.
-            let tag = FrameTag { subscription: tag.subscription, count: 0, key: dropped.count, offset: dropped.to };
-            self.frames.insert(first, Frame { blob, tag });
-        }
-        tag.count
+    fn remove(&mut self, at: usize) -> Option<FrameTag> {
+        let frame = self.frames.remove(at)?;
+        self.load.remove(&frame);
+        Some(frame.tag)
     }
 
-    fn gap_at(&self, at: usize, subscription: u32) -> Option<Dropped> {
-        let tag = self.frames.get(at)?.tag;
-        let is_gap = tag.subscription == subscription && tag.count == 0 && tag != FrameTag::REPLY && tag.key > 0;
-        is_gap.then(|| Dropped { after: tag.offset - u64::from(tag.key), to: tag.offset, count: tag.key })
+    /// Puts a gap in the place of publications. Returns how many they were.
+    fn drop_at(&mut self, at: usize, gap: WriteGap<'_>) -> u64 {
+        let Some(FrameTag::Publications { subscription, extent, .. }) = self.remove(at) else { return 0 };
+        self.put_gap(at, subscription, extent, gap);
+        extent.count()
     }
+
+    /// Puts a gap at a place, joined with the subscription's gaps next to it, whatever of other subscriptions stands between: they
+    /// have no order among each other. A joined gap takes the first one's place, so that no position is told before it.
+    fn put_gap(&mut self, mut at: usize, subscription: u32, mut extent: Extent, gap: WriteGap<'_>) {
+        let behind = self.of_subscription(subscription, at..self.frames.len()).next();
+        if let Some((behind, Some(next))) = behind {
+            extent = extent.join(next);
+            self.remove(behind);
+        }
+        let before = self.of_subscription(subscription, self.begun()..at).next_back();
+        if let Some((before, Some(last))) = before {
+            extent = last.join(extent);
+            self.remove(before);
+            at = before;
+        }
+        if let Some(blob) = gap(extent).filter(|_| !mutated(Mutant::DropWithoutGap)) {
+            let frame = Frame { blob, tag: FrameTag::Gap { subscription, extent } };
+            self.load.add(&frame);
+            self.frames.insert(at.min(self.frames.len()), frame);
+        }
+    }
+
+    /// The live frames of a subscription within a range; those that are gaps with their extent.
+    fn of_subscription(&self, of: u32, range: std::ops::Range<usize>) -> impl DoubleEndedIterator<Item = (usize, Option<Extent>)> {
+        range.filter_map(move |at| match self.frames.get(at)?.tag {
+            FrameTag::Publications { subscription, .. } if subscription == of => Some((at, None)),
+            FrameTag::Gap { subscription, extent } if subscription == of => Some((at, Some(extent))),
+            _ => None,
+        })
+    }
+}
+
+const fn is_live(tag: FrameTag) -> bool {
+    matches!(tag, FrameTag::Publications { .. } | FrameTag::Gap { .. })
 }
 
 #[cfg(test)]
@@ -202,11 +259,23 @@ mod tests {
     use proptest::prelude::*;
 
     fn frame(subscription: u32, offset: u64, key: u32, bytes: usize) -> Frame {
-        Frame { blob: vec![u8::try_from(offset).unwrap_or(0); bytes].into(), tag: FrameTag { subscription, count: 1, key, offset } }
+        run(subscription, offset - 1, offset, key, bytes)
     }
 
-    fn offsets(queue: &SendQueue) -> Vec<(u32, u64)> {
-        queue.frames.iter().map(|frame| (frame.tag.count, frame.tag.offset)).collect()
+    fn run(subscription: u32, after: u64, to: u64, key: u32, bytes: usize) -> Frame {
+        let tag = FrameTag::Publications { subscription, key, extent: Extent::between(after, to) };
+        Frame { blob: vec![u8::try_from(to).unwrap_or(0); bytes].into(), tag }
+    }
+
+    /// What the queue holds, in words: publications by their offsets, gaps by what they cover and how many that was.
+    fn shape(queue: &SendQueue) -> Vec<String> {
+        let of = |extent: Extent| format!("{}-{}", extent.after(), extent.to());
+        let words = |frame: &Frame| match frame.tag {
+            FrameTag::Publications { subscription, extent, .. } => format!("{subscription}: {}", of(extent)),
+            FrameTag::Gap { subscription, extent } => format!("{subscription}: lost {} of {}", extent.count(), of(extent)),
+            tag => format!("{tag:?}"),
+        };
+        queue.frames.iter().map(words).collect()
     }
 
     fn queue(frames: &[Frame]) -> SendQueue {
@@ -215,36 +284,89 @@ mod tests {
         queue
     }
 
-    fn gap(dropped: Dropped) -> Option<Blob> {
-        Some(format!("{}-{}", dropped.after, dropped.to).into_bytes().into())
+    fn gap(extent: Extent) -> Option<Blob> {
+        Some(format!("{}-{}", extent.after(), extent.to()).into_bytes().into())
     }
+
+    /// What a connection does with publications that come while it is blocked.
+    fn offer(queue: &mut SendQueue, policy: SlowConsumer, frame: Frame, bytes_max: usize) -> Option<u64> {
+        let bytes = frame.blob.len();
+        let dropped =
+            if queue.admits(bytes, bytes_max) { 0 } else { queue.make_room(policy, frame.tag, bytes, bytes_max, &mut gap)? };
+        queue.push(frame);
+        Some(dropped)
+    }
+
+    const DROPPING: [SlowConsumer; 3] = [SlowConsumer::DropOldest, SlowConsumer::Latest, SlowConsumer::Conflate];
 
     #[test]
     fn drop_oldest_leaves_one_gap_in_front_of_what_is_kept() {
         let mut queue = queue(&[frame(1, 1, 0, 40), frame(1, 2, 0, 40), frame(1, 3, 0, 40)]);
         let dropped = queue.make_room(SlowConsumer::DropOldest, frame(1, 4, 0, 40).tag, 40, 100, &mut gap);
         assert_eq!(dropped, Some(2));
-        assert_eq!(offsets(&queue), [(0, 2), (1, 3)]);
+        assert_eq!(shape(&queue), ["1: lost 2 of 0-2", "1: 2-3"]);
         assert_eq!(&*queue.frames[0].blob, b"0-2");
     }
 
     #[test]
+    fn a_gap_covers_all_publications_of_the_runs_that_were_dropped() {
+        let mut queue = queue(&[run(1, 3, 10, 0, 40), run(1, 10, 250, 0, 40), run(1, 250, 256, 0, 40)]);
+        let dropped = queue.make_room(SlowConsumer::DropOldest, frame(1, 257, 0, 40).tag, 40, 100, &mut gap);
+        assert_eq!(dropped, Some(247));
+        assert_eq!(shape(&queue), ["1: lost 247 of 3-250", "1: 250-256"]);
+    }
+
+    #[test]
+    fn what_was_lost_elsewhere_joins_what_was_dropped_here() {
+        let mut queue = queue(&[frame(1, 1, 0, 40), frame(2, 1, 0, 10)]);
+        queue.lose(1, Extent::between(1, 5), &mut gap);
+        assert_eq!(shape(&queue), ["1: 0-1", "2: 0-1", "1: lost 4 of 1-5"]);
+        queue.make_room(SlowConsumer::Latest, frame(1, 6, 0, 40).tag, 40, 60, &mut gap);
+        assert_eq!(shape(&queue), ["1: lost 5 of 0-5", "2: 0-1"]);
+        queue.lose(1, Extent::between(5, 7), &mut gap);
+        assert_eq!(shape(&queue), ["1: lost 7 of 0-7", "2: 0-1"]);
+    }
+
+    #[test]
     fn a_begun_frame_is_finished_whatever_the_policy() {
-        for policy in [SlowConsumer::DropOldest, SlowConsumer::Latest, SlowConsumer::Conflate] {
+        for policy in DROPPING {
             let mut queue = queue(&[frame(1, 1, 7, 40), frame(1, 2, 7, 40)]);
             let (frames, skip) = queue.take().unwrap();
             queue.put_back(frames, skip, 5);
             queue.make_room(policy, frame(1, 3, 7, 40).tag, 40, 50, &mut gap);
-            assert_eq!(offsets(&queue)[0], (1, 1), "{policy:?}");
+            assert_eq!(shape(&queue), ["1: 0-1", "1: lost 1 of 1-2"], "{policy:?}");
             assert_eq!(queue.skip, 5);
         }
+    }
+
+    #[test]
+    fn behind_a_begun_frame_there_is_room_for_the_newest_of_any_size() {
+        for policy in DROPPING {
+            let mut queue = queue(&[frame(1, 1, 0, 200)]);
+            let (frames, skip) = queue.take().unwrap();
+            queue.put_back(frames, skip, 5);
+            for offset in 2..6 {
+                assert!(offer(&mut queue, policy, frame(1, offset, 0, 60), 50).is_some(), "{policy:?}");
+            }
+            assert_eq!(shape(&queue), ["1: 0-1", "1: lost 3 of 1-4", "1: 4-5"], "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn pages_and_replies_leave_live_publications_their_room() {
+        let page = Frame { blob: vec![0; 1000].into(), tag: FrameTag::Page };
+        let mut queue = queue(&[page, Frame::reply(vec![1; 1000])]);
+        assert!(queue.admits(50, 50));
+        queue.push(frame(1, 1, 0, 10));
+        assert!(queue.admits(40, 50) && !queue.admits(41, 50));
+        assert_eq!((queue.page_bytes(), queue.reply_bytes(), queue.bytes()), (1000, 1000, 2010));
     }
 
     #[test]
     fn conflate_drops_the_same_key_and_leaves_other_keys_alone() {
         let mut queue = queue(&[frame(1, 1, 5, 10), frame(1, 2, 6, 10), frame(2, 9, 5, 10)]);
         queue.make_room(SlowConsumer::Conflate, frame(1, 3, 5, 10).tag, 10, 100, &mut gap);
-        assert_eq!(offsets(&queue), [(0, 1), (1, 2), (1, 9)]);
+        assert_eq!(shape(&queue), ["1: lost 1 of 0-1", "1: 1-2", "2: 8-9"]);
     }
 
     #[test]
@@ -252,6 +374,19 @@ mod tests {
         let mut queue = queue(&[Frame::reply(vec![1; 60]), frame(2, 1, 0, 60)]);
         assert_eq!(queue.make_room(SlowConsumer::Latest, frame(1, 1, 0, 10).tag, 10, 50, &mut gap), Some(0));
         assert_eq!(queue.frames.len(), 2);
+    }
+
+    #[test]
+    fn the_last_position_stands_for_those_before_it() {
+        let mut queue = queue(&[frame(1, 1, 0, 10)]);
+        queue.put_position(b"a".as_slice().into());
+        queue.push(frame(1, 2, 0, 10));
+        queue.put_position(b"b".as_slice().into());
+        assert_eq!(shape(&queue), ["1: 0-1", "1: 1-2", "Position"]);
+        assert_eq!(queue.bytes(), 21);
+        queue.drop_publications();
+        assert!(queue.frames.is_empty(), "a position behind what was given up would lose it");
+        assert_eq!(queue.bytes(), 0);
     }
 
     proptest! {
@@ -270,6 +405,54 @@ mod tests {
                 prop_assert_eq!(queue.bytes(), expected.len() - sent.len());
             }
             prop_assert_eq!(sent, expected);
+        }
+
+        /// Whatever is dropped, joined and sent: what a subscription gets follows on itself, and every publication is either in it
+        /// or in exactly one gap.
+        #[test]
+        fn publications_and_gaps_account_for_everything(
+            steps in prop::collection::vec((0u32..2, 1u64..5, 1usize..40, 0u32..3, 0u32..80, 0u8..4), 1..60),
+        ) {
+            let mut queue = SendQueue::default();
+            let mut ends = [0; 2];
+            let mut got = [(0, 0); 2];
+            let mut receive = |frame: &Frame| {
+                let (FrameTag::Publications { subscription, extent, .. } | FrameTag::Gap { subscription, extent }) = frame.tag else { return true };
+                let (end, count) = &mut got[subscription as usize];
+                let follows = *end == extent.after();
+                (*end, *count) = (extent.to(), *count + extent.count());
+                follows
+            };
+            for (subscription, count, bytes, key, taken, act) in steps {
+                let end = &mut ends[subscription as usize];
+                let after = std::mem::replace(end, *end + count);
+                match act {
+                    0 => queue.lose(subscription, Extent::between(after, after + count), &mut gap),
+                    policy => {
+                        offer(&mut queue, DROPPING[usize::from(policy) - 1], run(subscription, after, after + count, key, bytes), 60);
+                    }
+                }
+                if let Some((frames, skip)) = queue.take() {
+                    let mut left = skip as usize + taken as usize;
+                    for frame in frames.as_slice() {
+                        if frame.blob.len() > left {
+                            break;
+                        }
+                        left -= frame.blob.len();
+                        prop_assert!(receive(frame), "{:?}", frame.tag);
+                    }
+                    let wire = frames.bytes() - skip as usize;
+                    queue.put_back(frames, skip, taken.min(u32::try_from(wire).unwrap()));
+                }
+            }
+            if let Some((frames, _)) = queue.take() {
+                for frame in frames.as_slice() {
+                    prop_assert!(receive(frame), "{:?}", frame.tag);
+                }
+            }
+            for (end, (seen, count)) in ends.iter().zip(got) {
+                prop_assert_eq!((*end, *end), (seen, count));
+            }
         }
     }
 }

@@ -1,77 +1,73 @@
-//! Deliveries that are not the same for everybody: losses, several-channel receivers, full queues.
-
-use std::sync::Arc;
+//! Deliveries that are not the same for everybody: losses, items of polls, full queues.
 
 use super::Shard;
-use super::encode::{self, Encoder};
-use super::queue::Dropped;
+use super::encode::Encoder;
+use super::fanout::unseen;
 use super::stage::Stage;
-use crate::base::{ConnId, Epoch, Frame, FrameTag, Key, Now, StreamPosition};
+use crate::base::{ConnId, Epoch, Extent, Frame, FrameTag, Key, Now, StreamPosition};
 use crate::hub::local::Run;
-use crate::hub::{ChannelName, Gap, GapReason, Publication, SlowConsumer};
+use crate::hub::{ChannelName, Gap, GapReason, SlowConsumer};
 use crate::metrics::Label;
 use crate::protocol::codes::Disconnect;
 use crate::protocol::plain::item;
 
 impl Shard {
     /// Hands a run to one subscription.
-    pub(super) fn deliver_single(&mut self, subscription: Key, run: &Run, now: Now) {
+    pub(super) fn deliver_apart(&mut self, subscription: Key, run: &Run, now: Now) {
         let Some(entry) = self.local.subscription(subscription) else { return };
-        let (conn, audience) = (entry.conn, entry.audience);
-        let Some(served) = self.local.served(entry) else { return };
-        if served.offset >= run.last() {
-            return;
-        }
+        let conn = entry.conn;
+        let Some(served) = self.local.served(entry).filter(|served| served.offset < run.last()) else { return };
         let name = self.local.channel_name(entry).clone();
         self.local.mark_served(subscription, run.last());
-        if let Some(Stage::Poll(_)) = self.connections.get(conn).map(|cell| &cell.stage) {
-            self.poll_run(conn, &name, served, run);
-            return self.poll_answered(conn, now);
-        }
-        let audience = self.audiences.get(audience).clone();
-        let bytes = match run {
-            Run::Publications(publications) => {
-                let news = unseen(publications, served.offset);
-                self.metrics.deliveries[audience.kind().index()] += news.len() as u64;
-                Some(self.encoder().run(&audience, news))
-            }
-            Run::Lost(to) => {
-                self.metrics.gaps.one(item::reason(GapReason::Slow));
-                self.encoder().gap(&audience, &name, &lost(served, to.offset))
-            }
-        };
-        let Some(bytes) = bytes else { return self.close_for_loss(conn, now) };
-        let bytes = if audience.single { encode::with_position(&audience, bytes, &self.positions_of(conn)) } else { bytes };
-        let tag = FrameTag { subscription: subscription.index, count: 1, key: 0, offset: run.last() };
-        let (bytes_max, _) = self.options.slow_consumer(&name);
-        let frame = Frame { blob: bytes.into(), tag };
-        if self.connections.admits(conn.slot, &frame, bytes_max) {
-            self.connections.deliver(conn.slot, frame);
-        } else {
-            self.slow_consumer(conn.slot, frame, &name, now);
-        }
-    }
-
-    fn poll_run(&mut self, conn: ConnId, name: &ChannelName, served: StreamPosition, run: &Run) {
+        let is_poll = matches!(self.connections.get(conn).map(|cell| &cell.stage), Some(Stage::Poll(_)));
         match run {
             Run::Publications(publications) => self.poll_live(conn, unseen(publications, served.offset), None),
-            Run::Lost(to) => self.poll_live(conn, &[], Some((name, &lost(served, to.offset)))),
+            Run::Lost(to) => {
+                let extent = Extent::between(served.offset, to.offset);
+                self.metrics.gaps.one(item::reason(GapReason::Slow));
+                if is_poll {
+                    self.poll_live(conn, &[], Some((&name, &slow_gap(served.epoch, extent))));
+                } else {
+                    self.lose(subscription, &name, served.epoch, extent, now);
+                }
+            }
+        }
+        if is_poll {
+            self.poll_answered(conn, now);
         }
     }
 
-    /// A frame did not fit: the namespace's policy decides.
+    /// Publications have been lost on their way here: their subscriber is told.
+    fn lose(&mut self, subscription: Key, name: &ChannelName, epoch: Epoch, extent: Extent, now: Now) {
+        let Some(entry) = self.local.subscription(subscription) else { return };
+        let (conn, audience) = (entry.conn, self.audiences.get(entry.audience).clone());
+        // Of a state channel only the latest value matters, and that has not been lost.
+        if self.options.hub.is_state(name.as_str()) {
+            return;
+        }
+        if !audience.can_say_gaps() {
+            return self.close_for_loss(conn, now);
+        }
+        let mut encoder = Encoder::new(&mut self.deflater, &self.options);
+        let mut gap = |extent| encoder.gap(&audience, name, &slow_gap(epoch, extent)).map(Into::into);
+        self.connections.lose(conn.slot, subscription.index, extent, &mut gap);
+        self.moved(conn);
+    }
+
+    /// Publications did not fit: the namespace's policy decides.
     pub(super) fn slow_consumer(&mut self, slot: u32, frame: Frame, name: &ChannelName, now: Now) {
+        let FrameTag::Publications { subscription, .. } = frame.tag else { return };
         let Some(conn) = self.connections.at(slot) else { return };
-        let Some((_, entry)) = self.local.subscription_at(frame.tag.subscription) else { return };
+        let Some((_, entry)) = self.local.subscription_at(subscription) else { return };
         let audience = self.audiences.get(entry.audience).clone();
         let Some(epoch) = self.local.served(entry).map(|served| served.epoch) else { return };
         let (bytes_max, policy) = self.policy(name);
         self.metrics.slow_consumer.one(policy.label());
         let state = self.options.hub.is_state(name.as_str());
         let bytes = frame.blob.len();
-        let mut encoder = Encoder { deflater: &mut self.deflater, options: &self.options.ws };
-        let mut gap = |dropped: Dropped| {
-            let gap = dropped_gap(epoch, dropped);
+        let mut encoder = Encoder::new(&mut self.deflater, &self.options);
+        let mut gap = |extent| {
+            let gap = slow_gap(epoch, extent);
             if state { None } else { encoder.gap(&audience, name, &gap).map(Into::into) }
         };
         let made = self.connections.change_queue(slot, |queue| queue.make_room(policy, frame.tag, bytes, bytes_max, &mut gap));
@@ -79,13 +75,9 @@ impl Shard {
             None => self.close_with(conn, Disconnect::Slow, now),
             Some(dropped) if dropped > 0 && !state && !audience.can_say_gaps() => self.close_for_loss(conn, now),
             Some(dropped) => {
-                self.metrics.publications_dropped.add([policy.label().into(), Label::None, Label::None], u64::from(dropped));
-                // What other subscriptions of the connection have queued is not this policy's to drop.
-                if self.connections.admits(slot, &frame, bytes_max) {
-                    self.connections.deliver(slot, frame);
-                } else {
-                    self.close_with(conn, Disconnect::Slow, now);
-                }
+                self.metrics.publications_dropped.add([policy.label().into(), Label::None, Label::None], dropped);
+                // The newest is kept whatever else waits: a policy that drops never disconnects.
+                self.connections.deliver(slot, frame);
             }
         }
     }
@@ -125,26 +117,12 @@ impl Shard {
     }
 
     pub(super) fn encoder(&mut self) -> Encoder<'_> {
-        Encoder { deflater: &mut self.deflater, options: &self.options.ws }
+        Encoder::new(&mut self.deflater, &self.options)
     }
 }
 
-/// The publications of a run behind an offset.
-fn unseen(publications: &[Arc<Publication>], after: u64) -> &[Arc<Publication>] {
-    &publications[publications.partition_point(|publication| publication.position.offset <= after)..]
-}
-
-fn lost(served: StreamPosition, to: u64) -> Gap {
-    let missed = to.saturating_sub(served.offset);
-    Gap { reason: GapReason::Slow, after: Some(served), next: StreamPosition { offset: to + 1, ..served }, missed: Some(missed) }
-}
-
-fn dropped_gap(epoch: Epoch, dropped: Dropped) -> Gap {
+/// The gap in the place of publications that a reader did not get.
+fn slow_gap(epoch: Epoch, extent: Extent) -> Gap {
     let at = |offset| StreamPosition { epoch, offset };
-    Gap {
-        reason: GapReason::Slow,
-        after: Some(at(dropped.after)),
-        next: at(dropped.to + 1),
-        missed: Some(u64::from(dropped.count)),
-    }
+    Gap { reason: GapReason::Slow, after: Some(at(extent.after())), next: at(extent.to() + 1), missed: Some(extent.count()) }
 }

@@ -3,8 +3,7 @@
 use super::stage::Stage;
 use super::{Shard, encode};
 use crate::base::{ConnId, Now, StreamPosition};
-use crate::hub::local::NO_SUBSCRIPTION;
-use crate::hub::{AudienceId, ChannelName, Start};
+use crate::hub::{AudienceId, ChannelName};
 use crate::metrics::TransportKind;
 
 /// One stream; lives in the connection's cell.
@@ -12,9 +11,8 @@ use crate::metrics::TransportKind;
 pub struct Stream {
     pub kind: TransportKind,
     pub audience: AudienceId,
-    /// Where the channels of a several-channel stream asked to start, for those whose home has not answered: a position told
-    /// before all have answered must not leave them out.
-    pub unanswered: Option<Box<[(ChannelName, Start)]>>,
+    /// An event stream of several channels has been told more than its position says.
+    pub moved: bool,
 }
 
 impl Shard {
@@ -35,36 +33,50 @@ impl Shard {
         self.random.between(low, high)
     }
 
-    /// A home has answered: from now on the subscription itself knows where the channel is.
-    pub(super) fn forget_start(&mut self, conn: ConnId, channel: &ChannelName) {
+    /// Something is queued for a connection. If it has several channels, its position is told when it is flushed: once, however
+    /// many runs have been gathered, and as bytes of its own, so that the runs stay everybody's.
+    pub(super) fn moved(&mut self, conn: ConnId) {
         let Some(Stage::Stream(stream)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
-        if let Some(unanswered) = stream.unanswered.take() {
-            let left: Box<[_]> = unanswered.into_iter().filter(|(name, _)| name != channel).collect();
-            stream.unanswered = (!left.is_empty()).then_some(left);
+        if self.audiences.get(stream.audience).several && !std::mem::replace(&mut stream.moved, true) {
+            self.moved.push(conn);
         }
     }
 
-    /// Where every channel of a connection is: what its token must say.
-    pub(super) fn positions_of(&self, conn: ConnId) -> Vec<(ChannelName, Option<StreamPosition>)> {
-        let Some(cell) = self.connections.get(conn) else { return Vec::new() };
-        let unanswered = match &cell.stage {
-            Stage::Stream(stream) => stream.unanswered.as_deref().unwrap_or_default(),
-            _ => &[],
-        };
-        let mut positions = Vec::new();
-        let mut index = cell.subscriptions;
-        while index != NO_SUBSCRIPTION {
-            let Some((_, subscription)) = self.local.subscription_at(index) else { break };
-            index = subscription.next;
-            let channel = self.local.channel_name(subscription);
-            let asked = || {
-                unanswered.iter().find(|(name, _)| name == channel).and_then(|(_, start)| match start {
-                    Start::After(position) => Some(*position),
-                    Start::Now | Start::Beginning | Start::Newest(_) | Start::Elsewhere | Start::Unreadable => None,
-                })
-            };
-            positions.push((channel.clone(), self.local.served(subscription).or_else(asked)));
+    /// There is room again for a position that was not told.
+    pub(super) fn moved_again(&mut self, conn: ConnId) {
+        let Some(Stage::Stream(stream)) = self.connections.get(conn).map(|cell| &cell.stage) else { return };
+        if stream.moved {
+            self.moved.push(conn);
         }
-        positions
+    }
+
+    /// Before a flush: tells the positions of those who have moved.
+    pub(super) fn tell_positions(&mut self) {
+        for conn in std::mem::take(&mut self.moved) {
+            // A blocked one comes back when it is writable; what it is told then covers what has been queued until then.
+            if self.connections.blocked(conn.slot) {
+                continue;
+            }
+            let Some(Stage::Stream(stream)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { continue };
+            if !std::mem::take(&mut stream.moved) {
+                continue;
+            }
+            let audience = stream.audience;
+            if let Some(positions) = self.positions_of(conn) {
+                let bytes = encode::position(self.audiences.get(audience), &positions);
+                self.connections.deliver_position(conn, bytes);
+            }
+        }
+    }
+
+    /// Where every channel of a connection is: what its token must say. `None` before all homes have answered: a token that left a
+    /// channel out would let it start anew at the next connection, without its history or its gap.
+    fn positions_of(&self, conn: ConnId) -> Option<Vec<(ChannelName, Option<StreamPosition>)>> {
+        self.subscriptions_of(conn)
+            .map(|(_, subscription)| {
+                let position = self.local.served(subscription)?;
+                Some((self.local.channel_name(subscription).clone(), Some(position)))
+            })
+            .collect()
     }
 }

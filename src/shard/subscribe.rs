@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::Shard;
 use super::audience::{Audience, Shape};
-use super::encode::{self, Encoder};
 use super::poll::{HOME_TIMEOUT, Poll};
 use super::reply::Facts;
 use super::stage::Stage;
@@ -13,10 +12,9 @@ use super::websocket::{Door, WebSocket};
 use crate::base::{ConnId, Key, Now, ShardId};
 use crate::http::head::{Head, Method, Version};
 use crate::http::problem::Problem;
-use crate::hub::local::{Left, NO_SUBSCRIPTION, Phase};
-use crate::hub::{Access, Answer, AudienceId, ChannelName, Message, Namespace, Outcome, Start, Subscribe, home_of};
+use crate::hub::local::{Left, NO_SUBSCRIPTION};
+use crate::hub::{Access, AudienceId, ChannelName, Message, Namespace, Start, Subscribe, home_of};
 use crate::protocol::codes::Disconnect;
-use crate::protocol::plain::item;
 use crate::protocol::plain::request::{CHANNELS_MAX, Format, Limits, RequestError, SubscribeRequest, Transport, is_upgrade};
 use crate::transport::event_stream;
 use crate::transport::stream::{self, StreamKind};
@@ -74,11 +72,9 @@ impl Shard {
                 self.close_websocket_saying(conn, disconnect, &reason, now);
             }
             Ok(request) => {
-                let audience = Audience { transport: Shape::WebSocket { deflate }, format, single: false };
-                match self.audiences.intern(audience) {
-                    Some(audience) => self.join_all(conn, &request, audience),
-                    None => self.close_websocket(conn, Disconnect::Overload, now),
-                }
+                let audience = Audience { transport: Shape::WebSocket { deflate }, format, several: false };
+                let audience = self.audiences.intern(audience);
+                self.join_all(conn, &request, audience);
             }
         }
     }
@@ -133,9 +129,9 @@ impl Shard {
     /// An EventSource gives up for good on any status but 200, so what is temporary is said inside the stream.
     fn open_stream(&mut self, conn: ConnId, request: &SubscribeRequest, kind: StreamKind, facts: Facts, now: Now) {
         let mut bytes = stream::head(kind, facts.http11, &facts.cors);
-        let single = request.channels.len() > 1 && kind == StreamKind::EventStream;
+        let several = request.channels.len() > 1 && kind == StreamKind::EventStream;
         let transport = Shape::Stream { kind, chunked: facts.http11 };
-        let audience = Audience { transport, format: request.format, single };
+        let audience = Audience { transport, format: request.format, several };
         self.count_request(&facts, 200);
         if kind == StreamKind::EventStream {
             let mut opening = Vec::new();
@@ -143,36 +139,23 @@ impl Shard {
             bytes.extend_from_slice(&stream::content(opening, facts.http11));
         }
         self.say(conn, bytes);
-        let admitted = if self.draining.is_some() {
-            Err(Disconnect::Shutdown)
-        } else {
-            self.audiences.intern(audience.clone()).ok_or(Disconnect::Overload)
-        };
-        match admitted {
-            Ok(id) => {
-                let unanswered = single.then(|| request.starts().into());
-                self.set_stage(conn, Stage::Stream(Stream { kind: audience.kind(), audience: id, unanswered }));
-                self.timers.set(conn.slot, now.monotonic + self.options.transport.keep_alive_interval);
-                self.join_all(conn, request, id);
-            }
-            Err(disconnect) => {
-                let retry = self.retry();
-                let bytes = self.encoder().end(&audience, disconnect, retry);
-                self.say(conn, bytes);
-                self.end(conn, now);
-            }
+        if self.draining.is_some() {
+            let retry = self.retry();
+            let bytes = self.encoder().end(&audience, Disconnect::Shutdown, retry);
+            self.say(conn, bytes);
+            return self.end(conn, now);
         }
+        let (kind, audience) = (audience.kind(), self.audiences.intern(audience));
+        self.set_stage(conn, Stage::Stream(Stream { kind, audience, moved: false }));
+        self.timers.set(conn.slot, now.monotonic + self.options.transport.keep_alive_interval);
+        self.join_all(conn, request, audience);
     }
 
     fn open_poll(&mut self, conn: ConnId, request: &SubscribeRequest, wait: Duration, facts: Facts, now: Now) {
-        let draining = self.draining.is_some();
-        let transport = Shape::Poll { cors: facts.cors.clone(), http11: facts.http11, keep: facts.keep_alive && !draining };
-        let audience = Audience { transport, format: Format::Json, single: request.channels.len() > 1 };
-        let Some(audience) = self.audiences.intern(audience) else {
-            return self.refuse(conn, &facts, &Problem::unavailable("too many kinds of receivers on this worker", 1), now);
-        };
+        let several = request.channels.len() > 1;
+        let audience = self.audiences.intern(Audience { transport: Shape::Poll, format: Format::Json, several });
         let look = facts.head_only;
-        let deadline = now.monotonic + if draining { Duration::ZERO } else { wait };
+        let deadline = now.monotonic + if self.draining.is_some() { Duration::ZERO } else { wait };
         self.set_stage(conn, Stage::Poll(Box::new(Poll::new(facts, request, deadline))));
         self.timers.set(conn.slot, deadline.max(now.monotonic + HOME_TIMEOUT));
         for (channel, start) in request.starts() {
@@ -181,7 +164,7 @@ impl Shard {
                 // Nothing new: what comes next is awaited where the home keeps sending it anyway.
                 Some(answer) if answer.page.is_empty() => {
                     if let Some(subscription) = self.note(conn, &channel, start, audience) {
-                        self.subscribed(subscription, &answer, now);
+                        self.subscribed(subscription, answer, now);
                     }
                 }
                 Some(answer) => self.poll_items(conn, &channel, &answer),
@@ -216,102 +199,6 @@ impl Shard {
         home_of(channel, self.shards)
     }
 
-    /// The home has answered a subscribe.
-    pub(super) fn subscribed(&mut self, subscription: Key, answer: &Answer, now: Now) {
-        let Some(phase) = self.local.answered(subscription, answer) else { return };
-        self.answered(subscription, answer, phase, true, now);
-    }
-
-    /// The home has answered a page request.
-    pub(super) fn paged(&mut self, subscription: Key, answer: &Answer, now: Now) {
-        let Some(phase) = self.local.answered(subscription, answer) else { return };
-        self.answered(subscription, answer, phase, false, now);
-    }
-
-    fn answered(&mut self, subscription: Key, answer: &Answer, phase: Phase, first: bool, now: Now) {
-        let Some(entry) = self.local.subscription(subscription) else { return };
-        let (conn, audience, start) = (entry.conn, entry.audience, entry.start);
-        let channel = self.local.channel_name(entry).clone();
-        if first {
-            self.count_resume(audience, start, answer);
-        }
-        let is_poll = match self.connections.get(conn).map(|cell| &cell.stage) {
-            Some(Stage::Poll(poll)) => Some(!poll.facts.head_only),
-            _ => None,
-        };
-        if let Some(interested) = is_poll {
-            if interested {
-                self.local.linger(subscription, now.monotonic);
-            }
-            self.poll_items(conn, &channel, answer);
-            return self.poll_answered(conn, now);
-        }
-        if matches!(phase, Phase::CatchingUp { .. }) {
-            self.catching_up.push(subscription);
-        }
-        let told = Told { conn, audience, subscription, first };
-        if !self.tell(told, &channel, start, answer) {
-            self.close_for_loss(conn, now);
-        }
-    }
-
-    /// Queues what an answer means to the subscriber. False where a gap cannot be said on this transport.
-    fn tell(&mut self, told: Told, channel: &ChannelName, start: Start, answer: &Answer) -> bool {
-        let Told { conn, audience, subscription, first } = told;
-        let audience = self.audiences.get(audience).clone();
-        let mut encoder = Encoder { deflater: &mut self.deflater, options: &self.options.ws };
-        let Some(bytes) = encoder.answer(&audience, channel, start, answer, first) else { return false };
-        self.metrics.deliveries[audience.kind().index()] += answer.page.len() as u64;
-        let bytes = if audience.single {
-            self.forget_start(conn, channel);
-            encode::with_position(&audience, bytes, &self.positions_of(conn))
-        } else {
-            bytes
-        };
-        debug_assert!(self.local.subscription(subscription).is_some());
-        // Replay is bounded by its pages, one at a time, so no policy applies to it.
-        if !bytes.is_empty() {
-            self.say(conn, bytes);
-        }
-        true
-    }
-
-    fn count_resume(&mut self, audience: AudienceId, start: Start, answer: &Answer) {
-        let transport = self.audiences.get(audience).kind().label();
-        if let Outcome::Gap(gap) = answer.outcome {
-            self.metrics.gaps.one(item::reason(gap.reason));
-            self.metrics.resumes.two(transport, "gap");
-        } else if matches!(start, Start::After(_)) {
-            self.metrics.resumes.two(transport, "exact");
-        }
-    }
-
-    /// Catching-up subscriptions of a connection that has room again ask for their next page.
-    pub(super) fn catch_up_again(&mut self, conn: ConnId) {
-        let mut index = self.connections.get(conn).map_or(NO_SUBSCRIPTION, |cell| cell.subscriptions);
-        while index != NO_SUBSCRIPTION {
-            let Some((key, subscription)) = self.local.subscription_at(index) else { break };
-            index = subscription.next;
-            if matches!(self.local.phase(key), Some(Phase::CatchingUp { asked: false, .. })) {
-                self.catching_up.push(key);
-            }
-        }
-    }
-
-    /// After a flush: pages for those whose last one has left.
-    pub(super) fn ask_for_pages(&mut self) {
-        for subscription in std::mem::take(&mut self.catching_up) {
-            let Some(conn) = self.local.subscription(subscription).map(|entry| entry.conn) else { continue };
-            // A blocked connection asks again when it becomes writable.
-            if self.connections.blocked(conn.slot) {
-                continue;
-            }
-            if let Some((channel, after)) = self.local.next_page(subscription) {
-                self.outbox.push(self.home(&channel), Message::NextPage { channel, subscription, after });
-            }
-        }
-    }
-
     /// Forgets all subscriptions of a connection.
     pub(super) fn leave_all(&mut self, conn: ConnId) {
         let Some(cell) = self.connections.get_mut(conn) else { return };
@@ -328,14 +215,6 @@ impl Shard {
     pub(super) fn tell_home_left(&mut self, channel: ChannelName) {
         self.outbox.push(self.home(&channel), Message::Leave { channel });
     }
-}
-
-/// Whom an answer is for.
-struct Told {
-    conn: ConnId,
-    audience: AudienceId,
-    subscription: Key,
-    first: bool,
 }
 
 /// Why a request on a channel door is not served.

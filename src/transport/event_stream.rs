@@ -33,8 +33,8 @@ pub fn event(out: &mut Vec<u8>, token: Option<&str>, name: Option<&str>, text: &
 }
 
 /// An event with bytes: base64 under the name `binary`.
-pub fn binary(out: &mut Vec<u8>, token: &str, bytes: &[u8]) {
-    event(out, Some(token), Some("binary"), STANDARD.encode(bytes).as_bytes());
+pub fn binary(out: &mut Vec<u8>, token: Option<&str>, bytes: &[u8]) {
+    event(out, token, Some("binary"), STANDARD.encode(bytes).as_bytes());
 }
 
 /// A comment: keeps the connection alive and means nothing.
