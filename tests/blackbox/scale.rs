@@ -46,15 +46,60 @@ fn one_worker_two_workers_and_more_than_cores_serve_one_port() {
 fn nineteen_thousand_subscribers_get_everything_once() {
     let server = Server::start(&[]);
     // The load generator checks each frame's channel, offset and content, and counts what is lost or repeated.
-    let mut bench = Command::new(env!("CARGO_BIN_EXE_ringmain"));
-    bench.args(["bench", "fan-out", "--json", "--closed", "--subscribers", "19000", "--publications", "5", "--warmup", "1"]);
-    let output = bench.args(["--addr", &server.address.to_string(), "--api-key", KEY]).output().expect("the load generator runs");
+    let load = ["fan-out", "--closed", "--subscribers", "19000", "--publications", "5", "--warmup", "1"];
+    let (line, succeeded) = bench(&server, &load);
+    assert!(succeeded, "{line}");
+    assert_eq!((&line["deliveries"], &line["lost"], &line["repeated"]), (&(19_000 * 5).into(), &0.into(), &0.into()), "{line}");
+}
+
+/// Puts a load on the server; what it found, and whether it exited with success.
+fn bench(server: &Server, load: &[&str]) -> (serde_json::Value, bool) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringmain"));
+    command.arg("bench").args(load).args(["--json", "--addr", &server.address.to_string(), "--api-key", KEY]);
+    let output = command.output().expect("the load generator runs");
     let text = String::from_utf8_lossy(&output.stdout);
-    let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap_or_else(|error| {
+    let line = serde_json::from_str(text.trim()).unwrap_or_else(|error| {
         panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr));
     });
-    assert!(output.status.success(), "{line}");
-    assert_eq!((&line["deliveries"], &line["lost"], &line["repeated"]), (&(19_000 * 5).into(), &0.into(), &0.into()), "{line}");
+    (line, output.status.success())
+}
+
+#[test]
+fn every_transport_is_measured() {
+    let server = Server::start(&[]);
+    for transport in ["ws", "sse", "ndjson", "poll"] {
+        let load = ["fan-out", "--subscribers", "20", "--publications", "30", "--warmup", "1", "--transport", transport];
+        let (line, succeeded) = bench(&server, &load);
+        assert!(succeeded, "{line}");
+        assert_eq!(
+            (&line["transport"], &line["deliveries"], &line["sound"]),
+            (&transport.into(), &600.into(), &true.into()),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_stalled_reader_is_found_and_measured() {
+    let server = Server::start(&[("RINGMAIN_NAMESPACES__DEFAULT__SLOW_CONSUMER", "drop_oldest")]);
+    let pid = server.pid();
+    let load = ["stall", "--pid", &pid, "--subscribers", "30", "--stalled", "6", "--payload", "4096", "--rate", "50"];
+    let (line, succeeded) = bench(&server, &[&load[..], &["--seconds", "3", "--turns", "1"]].concat());
+    assert!(succeeded, "{line}");
+    let number = |name: &str| line[name].as_f64().expect("a figure");
+    assert_eq!(number("deliveries"), 24.0 * 150.0, "{line}");
+    // One that stalled alone, then six.
+    assert!(number("gaps_of_stalled") >= 7.0, "{line}");
+    assert!((4096.0..262_144.0).contains(&number("kernel_queue_bytes_max")), "{line}");
+}
+
+#[test]
+fn readers_that_the_server_does_not_keep_are_no_measure() {
+    let server = Server::start(&[]);
+    let pid = server.pid();
+    let load = ["stall", "--pid", &pid, "--subscribers", "30", "--stalled", "6", "--payload", "4096", "--rate", "50"];
+    let (line, succeeded) = bench(&server, &[&load[..], &["--seconds", "3", "--turns", "1"]].concat());
+    assert_eq!((succeeded, &line["sound"]), (false, &false.into()), "{line}");
 }
 
 #[test]

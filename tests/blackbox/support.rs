@@ -60,6 +60,11 @@ impl Server {
         }
     }
 
+    /// Its process, as a flag takes it.
+    pub fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).expect("the server runs");

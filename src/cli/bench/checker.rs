@@ -1,6 +1,6 @@
 //! Whether every subscriber got every publication once, in order, unchanged; and how late.
 //!
-//! One [`Checker`] per channel holds what all subscribers share; each subscriber keeps a [`Ledger`] of 32 bytes.
+//! One [`Checker`] per channel holds what all subscribers share; each subscriber keeps a small [`Ledger`].
 //! The first copy of a publication is taken apart and checked against its number. The others are compared with that
 //! copy, whole, at the place where it must come next: a match proves channel, position and content in one comparison.
 
@@ -26,6 +26,8 @@ pub struct Ledger {
     next: Option<u64>,
     /// What was jumped over and has not come since.
     holes: Vec<Range<u64>>,
+    /// A subscriber that may miss some: it is checked, but neither expected to get everything nor timed.
+    pub aside: bool,
 }
 
 impl Ledger {
@@ -38,8 +40,16 @@ impl Ledger {
         self.next.is_some()
     }
 
+    /// Whether `last` came, or a later one.
+    pub fn is_at(&self, last: u64) -> bool {
+        self.next > Some(last)
+    }
+
     /// Publications up to `last` that never came.
     pub fn missing(&self, last: u64) -> u64 {
+        if self.aside {
+            return 0;
+        }
         let behind = self.next.map_or(0, |next| (last + 1).saturating_sub(next));
         behind + self.holes.iter().map(|hole| hole.end - hole.start).sum::<u64>()
     }
@@ -119,6 +129,13 @@ pub struct Tally {
     pub gaps: u64,
 }
 
+/// What came to subscribers that may miss some.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Aside {
+    pub deliveries: u64,
+    pub gaps: u64,
+}
+
 /// The publication number each offset must hold, and the copies that were checked.
 pub struct Checker {
     channel: String,
@@ -134,6 +151,7 @@ pub struct Checker {
     intended: Vec<u64>,
     scratch: Vec<u8>,
     pub tally: Tally,
+    pub aside: Aside,
     pub first_corruption: Option<Corruption>,
     /// When the last delivery came.
     pub delivered_at: u64,
@@ -175,6 +193,7 @@ impl Checker {
             intended: Vec::new(),
             scratch: Vec::new(),
             tally: Tally::default(),
+            aside: Aside::default(),
             first_corruption: None,
             delivered_at: 0,
             latency: new_histogram(),
@@ -216,7 +235,7 @@ impl Checker {
     pub fn item(&mut self, ledger: &mut Ledger, item: &[u8], now: u64) -> Option<u64> {
         if let Some(offset) = self.known_next(ledger, item) {
             ledger.next = Some(offset + 1);
-            self.deliver(offset, now);
+            self.deliver(ledger, offset, now);
             return Some(offset);
         }
         self.unknown_item(ledger, item, now).unwrap_or_else(|corruption| {
@@ -250,6 +269,14 @@ impl Checker {
         }
     }
 
+    /// The server says itself that this subscriber missed something.
+    pub fn admitted(&mut self, ledger: &Ledger) {
+        match ledger.aside {
+            true => self.aside.gaps += 1,
+            false => self.tally.gaps += 1,
+        }
+    }
+
     /// Counts what the server may not say.
     pub fn corrupt(&mut self, corruption: Corruption) {
         self.tally.corrupt += 1;
@@ -263,7 +290,11 @@ impl Checker {
         (**self.known.get(index)? == *item).then_some(next)
     }
 
-    fn deliver(&mut self, offset: u64, now: u64) {
+    fn deliver(&mut self, ledger: &Ledger, offset: u64, now: u64) {
+        if ledger.aside {
+            self.aside.deliveries += 1;
+            return;
+        }
         self.tally.deliveries += 1;
         self.delivered_at = now;
         let number = self.base.and_then(|base| usize::try_from(offset.checked_sub(base)?).ok());
@@ -275,7 +306,7 @@ impl Checker {
     fn unknown_item(&mut self, ledger: &mut Ledger, bytes: &[u8], now: u64) -> Result<Option<u64>, Corruption> {
         let item: Item<'_> = serde_json::from_slice(bytes).map_err(|_| Corruption::NotAnItem)?;
         if item.gap.is_some() || item.end.is_some() {
-            self.tally.gaps += 1;
+            self.admitted(ledger);
             return Ok(None);
         }
         if let Some(Subscribed { channel, position }) = item.subscribed {
@@ -303,7 +334,7 @@ impl Checker {
             Arrival::Again => self.tally.repeated += 1,
             arrival => {
                 self.tally.disordered += u64::from(arrival == Arrival::Late);
-                self.deliver(offset, now);
+                self.deliver(ledger, offset, now);
                 self.remember(offset, bytes);
             }
         }
@@ -471,6 +502,20 @@ mod tests {
         let gap = br#"{"gap":{"channel":"news","after":"E:9","next":null,"missed":null,"reason":"slow"}}"#.to_vec();
         let end = br#"{"end":{"code":3001,"reason":"shutdown","reconnect":true,"retry_ms":1}}"#.to_vec();
         assert_eq!(run(&[gap, end]).0, Tally { gaps: 2, ..Tally::default() });
+    }
+
+    #[test]
+    fn who_stands_aside_may_miss_some_but_not_get_wrong_ones() {
+        let (mut checker, mut ledger) = (Checker::new("news", BYTES), Ledger { aside: true, ..Ledger::default() });
+        ledger.start(9);
+        (0..3).for_each(|_| _ = checker.intend(0));
+        let gap = br#"{"gap":{"channel":"news","after":"E:9","next":"E:12","missed":2,"reason":"slow"}}"#;
+        checker.item(&mut ledger, gap, 1);
+        checker.item(&mut ledger, &good(2), 1);
+        assert_eq!((checker.tally, checker.aside), (Tally::default(), Aside { deliveries: 1, gaps: 1 }));
+        assert_eq!((checker.latency().len(), ledger.missing(12), ledger.is_at(12), ledger.is_at(13)), (0, 0, true, false));
+        checker.item(&mut ledger, &good(2), 1);
+        assert_eq!(checker.tally, Tally { repeated: 1, ..Tally::default() });
     }
 
     #[test]

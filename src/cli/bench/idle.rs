@@ -115,8 +115,10 @@ fn outcome(fleet: &Fleet, args: &IdleArgs, [fresh, churned, low, high]: [Memory;
     ] {
         report.add(name, bytes / 1024);
     }
-    // Each connection for each second of the wait, pings and their answers included.
-    report.spent(spent, args.to as u64 * args.settle.max(1));
+    if let Some(nanos) = spent.process {
+        // Pings and their answers included.
+        report.real("server_cpu_us_per_connection_second", nanos as f64 / 1e3 / (args.to as f64 * args.settle.max(1) as f64));
+    }
     let mut verdict = Verdict::default();
     verdict.came(fleet.ready() as u64, "connections");
     verdict.tally(&fleet.checker);

@@ -24,6 +24,7 @@ mod publisher;
 mod report;
 mod server;
 mod session;
+mod stall;
 mod verdict;
 mod wire;
 
@@ -61,6 +62,8 @@ enum Load {
     Idle(idle::IdleArgs),
     /// Connect, upgrade, subscribe, close: how many a second.
     Connect(connect::ConnectArgs),
+    /// Some subscribers stop reading: what one of them costs, and whether the others notice.
+    Stall(stall::StallArgs),
 }
 
 /// Where the server is and what is measured of it.
@@ -106,13 +109,6 @@ impl Outcome {
         verdict.write(&mut report);
         Self { report, sound: verdict.is_sound() }
     }
-
-    /// A load that could not be run: programs that read the line must not take silence for success.
-    fn failed(load: &'static str, error: &BenchError) -> Self {
-        let mut verdict = Verdict::default();
-        verdict.against(true, error.to_string());
-        Self::new(Report::new(load), &verdict)
-    }
 }
 
 /// Runs the load that the flags name.
@@ -125,7 +121,8 @@ pub fn run(args: &BenchArgs) -> ExitCode {
         }
         Err(error) => {
             eprintln!("ringmain bench: {error}");
-            println!("{}", Outcome::failed(args.load.name(), &error).report.json());
+            // Programs that read the line must not take silence for success.
+            println!("{}", Verdict::without_figures(args.load.name(), error.to_string()).json());
             ExitCode::from(2)
         }
     }
@@ -139,6 +136,7 @@ impl Load {
             Self::Stream(args) => fan_out::run_stream(args),
             Self::Idle(args) => idle::run(args),
             Self::Connect(args) => connect::run(args),
+            Self::Stall(args) => stall::run(args),
         }
     }
 
@@ -149,6 +147,7 @@ impl Load {
             Self::Stream(_) => "stream",
             Self::Idle(_) => "idle",
             Self::Connect(_) => "connect",
+            Self::Stall(_) => "stall",
         }
     }
 
@@ -159,6 +158,7 @@ impl Load {
             Self::Stream(args) => &args.common,
             Self::Idle(args) => &args.common,
             Self::Connect(args) => &args.common,
+            Self::Stall(args) => &args.common,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The server seen through `/proc`: the CPU time and the memory of its process, and how busy its core is.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::error::BenchError;
@@ -27,10 +29,21 @@ pub struct Sample {
 }
 
 /// CPU time between two samples, in nanoseconds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Spent {
     pub process: Option<u64>,
     pub core: Option<u64>,
+}
+
+impl Spent {
+    /// The sum, of what both have or only one does.
+    pub fn and(self, other: Self) -> Self {
+        let sum = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (Some(one), Some(other)) => Some(one + other),
+            (one, other) => one.or(other),
+        };
+        Self { process: sum(self.process, other.process), core: sum(self.core, other.core) }
+    }
 }
 
 impl Server {
@@ -102,6 +115,52 @@ fn memory(pid: u32) -> io::Result<Memory> {
     }
 }
 
+/// What the kernel holds to be sent (and not yet acknowledged) on the server's sockets to `peers`: SIOCOUTQ, seen from
+/// outside. Direct descriptors are in no process's table, but their sockets are listed like any other.
+pub fn kernel_queues(pid: Option<u32>, server: SocketAddr, peers: &HashSet<SocketAddr>) -> io::Result<Vec<u64>> {
+    let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+    let mut queues = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        let text = match fs::read_to_string(format!("/proc/{process}/net/{table}")) {
+            Ok(text) => text,
+            // There is no such table where there is no IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        queues.extend(text.lines().filter_map(|line| kernel_queue(line, server.port(), peers)));
+    }
+    Ok(queues)
+}
+
+/// `sl: LOCAL:PORT REMOTE:PORT st TX:RX …`, all hexadecimal.
+fn kernel_queue(line: &str, port: u16, peers: &HashSet<SocketAddr>) -> Option<u64> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (local, remote) = (fields.next()?, fields.next()?);
+    let queues = fields.nth(1)?;
+    let ours = local.rsplit_once(':').is_some_and(|(_, text)| u16::from_str_radix(text, 16) == Ok(port));
+    if !ours || !peers.contains(&address(remote)?) {
+        return None;
+    }
+    u64::from_str_radix(queues.split_once(':')?.0, 16).ok()
+}
+
+/// An address as the kernel prints it: words of four bytes as the machine reads them.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (words, port) = text.rsplit_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let bytes: Vec<u8> = words
+        .as_bytes()
+        .chunks(8)
+        .map(|word| u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok().map(u32::to_ne_bytes))
+        .collect::<Option<Vec<_>>>()?
+        .concat();
+    let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
+        Ok(four) => IpAddr::from(four),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?).to_canonical(),
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
 fn kib(text: &str, name: &str) -> u64 {
     text.lines().find_map(|line| line.strip_prefix(name)).map_or(0, |rest| first_number(rest) * 1024)
 }
@@ -128,6 +187,42 @@ mod tests {
     fn memory_is_read_in_bytes() {
         let text = "00400000-7fff rollup\nRss:               12 kB\nPss_Dirty: 3 kB\nPrivate_Dirty:      8 kB\n";
         assert_eq!((kib(text, "Rss:"), kib(text, "Private_Dirty:"), kib(text, "Swap:")), (12 << 10, 8 << 10, 0));
+    }
+
+    #[test]
+    fn a_full_socket_is_found_with_what_it_holds() {
+        use std::io::Write;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let open = || {
+            let client = std::net::TcpStream::connect(address).expect("a listener");
+            (client.local_addr().expect("connected"), client, listener.accept().expect("a client").0)
+        };
+        let (full, idle) = (open(), open());
+        full.2.set_nonblocking(true).expect("a socket");
+        while (&full.2).write(&[0; 65_536]).is_ok() {}
+        let queues = |peer| kernel_queues(None, address, &HashSet::from([peer])).expect("/proc/self/net");
+        let [held] = queues(full.0)[..] else { panic!("one socket has this peer") };
+        assert!((1 << 12..64 << 20).contains(&held), "{held}");
+        assert_eq!((queues(idle.0), queues(address)), (vec![0], vec![]));
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn addresses_of_both_families_are_read() {
+        let line = |local: &str, remote: &str| format!("  7: {local}:1F90 {remote}:D431 01 00001A2B:00000000 00:00000000 00000000");
+        let queue = |local: &str, remote: &str, peer: &str| {
+            kernel_queue(&line(local, remote), 8080, &HashSet::from([peer.parse().expect("an address")]))
+        };
+        assert_eq!(queue("0100007F", "0203007F", "127.0.3.2:54321"), Some(0x1a2b));
+        let (loopback, mapped) = ("00000000000000000000000001000000", "0000000000000000FFFF00000203007F");
+        assert_eq!(queue(loopback, loopback, "[::1]:54321"), Some(0x1a2b));
+        assert_eq!(queue(loopback, mapped, "127.0.3.2:54321"), Some(0x1a2b));
+        assert_eq!(queue(loopback, mapped, "127.0.3.3:54321"), None);
+        assert_eq!(
+            kernel_queue(&line("0100007F", "0203007F"), 8081, &HashSet::from(["127.0.3.2:54321".parse().expect("one")])),
+            None
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! head ──► web socket (items or echoes)      upgrade answered with 101
-//!      ├─► event stream                      200, chunked
+//!      ├─► stream (events or lines)          200, chunked
 //!      └─► poll ──► poll ──► …               each response is whole; the next request carries its position
 //! ```
 
@@ -19,13 +19,15 @@ use super::wire::{self, Chunks, Opcode, WireError};
 
 /// How long a poll of the load may wait, in seconds.
 const POLL_WAIT_SECONDS: u32 = 30;
-const EVENT_BYTES_MAX: usize = wire::UNIT_BYTES_MAX;
+/// An event or a line that has not ended by then never will.
+const STREAM_UNIT_BYTES_MAX: usize = wire::UNIT_BYTES_MAX;
 
 /// How a subscriber is served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Transport {
     Ws,
     Sse,
+    Ndjson,
     Poll,
 }
 
@@ -34,6 +36,7 @@ impl Transport {
         match self {
             Self::Ws => "ws",
             Self::Sse => "sse",
+            Self::Ndjson => "ndjson",
             Self::Poll => "poll",
         }
     }
@@ -53,7 +56,7 @@ pub enum Fault {
     Closed {
         code: u16,
     },
-    /// The event stream ended.
+    /// The stream ended.
     Ended,
     /// An echo that is not what was sent.
     Echo,
@@ -92,6 +95,7 @@ impl Request {
             Doing::Subscribe(Transport::Sse) => {
                 self.write_get(out, "?via=sse&format=json", "Accept: text/event-stream\r\n");
             }
+            Doing::Subscribe(Transport::Ndjson) => self.write_get(out, "?via=stream", "Accept: application/x-ndjson\r\n"),
             Doing::Subscribe(Transport::Poll) => self.write_get(out, "?via=poll", ""),
             Doing::Subscribe(Transport::Ws) | Doing::Echo { .. } => {
                 out.extend_from_slice(
@@ -157,7 +161,7 @@ impl Echoes {
 enum Stage {
     Head,
     WebSocket,
-    EventStream(Box<EventStream>),
+    Stream(Box<Stream>),
     Polling,
     Echo(Echo),
 }
@@ -169,11 +173,23 @@ struct Echo {
     intended: VecDeque<u64>,
 }
 
-#[derive(Default)]
-struct EventStream {
+struct Stream {
+    kind: StreamKind,
     chunks: Chunks,
-    /// The body that is not a whole event yet.
+    /// The body that is not a whole event or line yet.
     text: Vec<u8>,
+}
+
+#[derive(Clone, Copy)]
+enum StreamKind {
+    Events,
+    Lines,
+}
+
+impl Stream {
+    fn new(kind: StreamKind) -> Box<Self> {
+        Box::new(Self { kind, chunks: Chunks::default(), text: Vec::new() })
+    }
 }
 
 /// The state of one connection of the load.
@@ -220,9 +236,9 @@ impl Session {
         match &mut self.stage {
             Stage::Head => self.head(bytes, around),
             Stage::WebSocket | Stage::Echo(_) => self.frame(bytes, around),
-            Stage::EventStream(stream) => {
+            Stage::Stream(stream) => {
                 stream.chunks.read(bytes, &mut stream.text)?;
-                self.events(around)?;
+                self.stream(around)?;
                 Ok(Some(bytes.len()))
             }
             Stage::Polling => self.poll(bytes, around),
@@ -236,7 +252,8 @@ impl Session {
         }
         let Some(head) = wire::response_head(bytes)? else { return Ok(None) };
         self.stage = match (around.request.doing, head.status) {
-            (Doing::Subscribe(Transport::Sse), 200) if head.chunked => Stage::EventStream(Box::default()),
+            (Doing::Subscribe(Transport::Sse), 200) if head.chunked => Stage::Stream(Stream::new(StreamKind::Events)),
+            (Doing::Subscribe(Transport::Ndjson), 200) if head.chunked => Stage::Stream(Stream::new(StreamKind::Lines)),
             (Doing::Subscribe(Transport::Ws), 101) if head.accepted => Stage::WebSocket,
             (Doing::Echo { .. }, 101) if head.accepted => {
                 self.ready = true;
@@ -265,7 +282,7 @@ impl Session {
     fn message(&mut self, payload: &[u8], around: &mut Around<'_>) -> Result<(), Fault> {
         match self.stage {
             Stage::Echo(_) => self.echoed(payload, around),
-            Stage::Head | Stage::WebSocket | Stage::EventStream(_) | Stage::Polling => {
+            Stage::Head | Stage::WebSocket | Stage::Stream(_) | Stage::Polling => {
                 around.checker.item(&mut self.ledger, payload, around.now);
                 self.ready = self.ledger.is_started();
                 Ok(())
@@ -303,18 +320,27 @@ impl Session {
         Ok(())
     }
 
-    fn events(&mut self, around: &mut Around<'_>) -> Result<(), Fault> {
-        let Stage::EventStream(stream) = &mut self.stage else { return Ok(()) };
+    fn stream(&mut self, around: &mut Around<'_>) -> Result<(), Fault> {
+        let Stage::Stream(stream) = &mut self.stage else { return Ok(()) };
+        let end: &[u8] = match stream.kind {
+            StreamKind::Events => b"\n\n",
+            StreamKind::Lines => b"\n",
+        };
         let mut used = 0;
-        while let Some(length) = memchr::memmem::find(&stream.text[used..], b"\n\n") {
-            event(&stream.text[used..used + length], &mut self.ledger, around)?;
-            used += length + 2;
+        while let Some(length) = memchr::memmem::find(&stream.text[used..], end) {
+            let unit = &stream.text[used..used + length];
+            match stream.kind {
+                StreamKind::Events => event(unit, &mut self.ledger, around)?,
+                StreamKind::Lines if unit == b"{}" => {}
+                StreamKind::Lines => _ = around.checker.item(&mut self.ledger, unit, around.now),
+            }
+            used += length + end.len();
         }
         stream.text.drain(..used);
         self.ready = self.ledger.is_started();
         match () {
             () if stream.chunks.ended() => Err(Fault::Ended),
-            () if stream.text.len() > EVENT_BYTES_MAX => Err(WireError::TooLarge { bytes: stream.text.len() as u64 }.into()),
+            () if stream.text.len() > STREAM_UNIT_BYTES_MAX => Err(WireError::TooLarge { bytes: stream.text.len() as u64 }.into()),
             () => Ok(()),
         }
     }
@@ -352,7 +378,7 @@ fn event(lines: &[u8], ledger: &mut Ledger, around: &mut Around<'_>) -> Result<(
         }
     }
     if kind.is_some_and(|kind| [&b"gap"[..], b"end"].contains(&kind)) {
-        around.checker.tally.gaps += 1;
+        around.checker.admitted(ledger);
         return Ok(());
     }
     match (data, id) {
@@ -447,6 +473,30 @@ mod tests {
         check(Doing::Subscribe(Transport::Ws), &wire, Err(Fault::Closed { code: 3008 }), SOUND);
     }
 
+    /// A response that has not ended, in chunks that end anywhere.
+    fn chunked(body: &[u8]) -> Vec<u8> {
+        let mut wire = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        for part in body.chunks(100) {
+            wire.extend(format!("{:x}\r\n", part.len()).into_bytes());
+            wire.extend(part);
+            wire.extend(b"\r\n");
+        }
+        wire
+    }
+
+    #[test]
+    fn a_stream_of_lines_is_checked() {
+        let mut body = b"{\"subscribed\":{\"channel\":\"news\",\"position\":\"E:7\",\"recovered\":true}}\n{}\n".to_vec();
+        for number in 0..3 {
+            body.extend(item(number));
+            body.push(b'\n');
+        }
+        let mut wire = chunked(&body);
+        check(Doing::Subscribe(Transport::Ndjson), &wire, Ok(()), SOUND);
+        wire.extend(b"0\r\n\r\n");
+        check(Doing::Subscribe(Transport::Ndjson), &wire, Err(Fault::Ended), SOUND);
+    }
+
     #[test]
     fn an_event_stream_is_checked() {
         let mut body = b"retry: 2417\nid: E:7\n\n:\n\n".to_vec();
@@ -455,12 +505,7 @@ mod tests {
             body.extend(item(number));
             body.extend(b"\n\n");
         }
-        let mut wire = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
-        for part in body.chunks(100) {
-            wire.extend(format!("{:x}\r\n", part.len()).into_bytes());
-            wire.extend(part);
-            wire.extend(b"\r\n");
-        }
+        let mut wire = chunked(&body);
         check(Doing::Subscribe(Transport::Sse), &wire, Ok(()), SOUND);
         let gap = "id: E:11\nevent: gap\ndata: {\"channel\":\"news\",\"after\":\"E:10\",\"next\":\"E:12\"}\n\n";
         wire.extend(format!("{:x}\r\n{gap}\r\n", gap.len()).into_bytes());

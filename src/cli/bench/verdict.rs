@@ -23,6 +23,13 @@ struct Faults {
 }
 
 impl Verdict {
+    /// On a load that could not be run: there are no counts.
+    pub fn without_figures(load: &'static str, reason: String) -> Report {
+        let mut report = Report::new(load);
+        Self { reasons: vec![reason], ..Self::default() }.write_reasons(&mut report);
+        report
+    }
+
     /// The run does not count, because of `reason`, where that is `true`.
     pub fn against(&mut self, so: bool, reason: impl Into<String>) {
         if so {
@@ -83,6 +90,10 @@ impl Verdict {
         ] {
             report.add(name, count);
         }
+        self.write_reasons(report);
+    }
+
+    fn write_reasons(&self, report: &mut Report) {
         report.add("sound", self.is_sound());
         report.add("reasons", self.reasons.clone());
     }
@@ -117,6 +128,7 @@ mod tests {
             assert!(!verdict.is_sound());
             let mut report = Report::new("fan-out");
             verdict.write(&mut report);
+            assert!(Verdict::without_figures("fan-out", "so".to_owned()).json().ends_with("\"sound\":false,\"reasons\":[\"so\"]}"));
             assert!(report.json().contains("\"sound\":false,\"reasons\":[\""), "{}", report.json());
         }
     }

@@ -5,7 +5,7 @@
 
 mod opening;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ const BUFFER_BYTES: usize = UNIT_BYTES_MAX + 64 * 1024;
 const PUBLISHER_WAIT: Duration = Duration::from_secs(10);
 /// The longest sleep: progress and limits are looked at between sleeps.
 const SLEEP_NANOS_MAX: u64 = 100_000_000;
+/// What the kernel gives a fresh socket, as it counts (twice this).
+const ASIDE_RECEIVE_BYTES: usize = 64 * 1024;
 const PUBLISHER: u64 = u64::MAX;
 
 /// Nanoseconds since the run began.
@@ -169,6 +171,50 @@ impl Fleet {
     /// Connections that the server closed during the load, and the last reason it gave.
     pub fn closed(&self) -> (u64, Option<Fault>) {
         (self.departed.len() as u64, self.fault)
+    }
+
+    /// Sets the first `count` connections aside: they may miss some.
+    pub fn set_aside(&mut self, count: usize) -> Result<(), BenchError> {
+        for &index in self.ready.iter().take(count) {
+            if let Some(Some(connection)) = self.connections.get_mut(index) {
+                connection.session.ledger.aside = true;
+                // Or the kernel lets it grow, and what the server sends ends up here.
+                sockopt::set_socket_recv_buffer_size(&connection.socket, ASIDE_RECEIVE_BYTES)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops reading the first `count` of those set aside; reads the others.
+    pub fn pause_aside(&mut self, count: usize) -> Result<(), BenchError> {
+        let connections = self.connections.iter_mut().enumerate().filter_map(|(index, place)| Some((index, place.as_mut()?)));
+        let aside = connections.filter(|(_, connection)| connection.session.ledger.aside);
+        for (place, (index, connection)) in aside.enumerate() {
+            connection.paused = place < count;
+            watch(&self.epoll, connection, index)?;
+        }
+        Ok(())
+    }
+
+    fn aside(&self) -> impl Iterator<Item = &Connection> {
+        self.connections.iter().flatten().filter(|connection| connection.session.ledger.aside)
+    }
+
+    /// How many of those set aside are not at the last publication.
+    pub fn aside_behind(&self) -> usize {
+        let last = self.checker.last_offset().unwrap_or(0);
+        self.aside().filter(|connection| !connection.session.ledger.is_at(last)).count()
+    }
+
+    /// Where those that are not read connect from.
+    pub fn paused_addresses(&self) -> Result<HashSet<SocketAddr>, BenchError> {
+        self.aside()
+            .filter(|connection| connection.paused)
+            .map(|connection| {
+                let address = rustix::net::getsockname(&connection.socket)?;
+                Ok(SocketAddr::try_from(address)?)
+            })
+            .collect()
     }
 
     /// Deliveries that `subscribers` did not get: by count, and by place where that is more.

@@ -1,0 +1,257 @@
+//! Readers that stop reading: what one of them costs the server, and whether the others notice.
+//!
+//! The same channel, rate and connections, in turns: all read; then some stop while the others are measured; then they
+//! read again and must come back to the head, with a gap for what was dropped. The namespace's policy must keep them
+//! (`drop_oldest`), or there is nothing to measure.
+//!
+//! What a stalled reader costs is what the kernel holds for it (`tx_queue` of the server's socket in `/proc/net/tcp`, which
+//! is what SIOCOUTQ says there) and what it adds to the server's private memory. The frames in its queue are shared with
+//! all that stalled at the same time, so memory is read with one stalled and with all of them: the slope leaves out what
+//! they share. (The growth from none to all is taken where that is more: figures of memory are not exact.)
+
+use clap::Args;
+use hdrhistogram::Histogram;
+
+use super::checker::{Checker, new_histogram};
+use super::error::BenchError;
+use super::fan_out;
+use super::fleet::Fleet;
+use super::pace::{Loop, Phase};
+use super::report::Report;
+use super::server::{self, Spent};
+use super::session::{Doing, Transport};
+use super::verdict::Verdict;
+use super::{Common, Outcome, channel_path, check_payload};
+
+#[derive(Args, Debug)]
+pub struct StallArgs {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Subscribers, the stalled ones included.
+    #[arg(long, default_value_t = 1000)]
+    subscribers: usize,
+    /// How many stop reading. Default: one in a hundred.
+    #[arg(long)]
+    stalled: Option<usize>,
+    /// Publications a second: the loop is open.
+    #[arg(long, default_value_t = 80)]
+    rate: u32,
+    /// Seconds of each half of a turn. The server gives up on a reader that answers no ping for longer.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=20))]
+    seconds: u32,
+    /// Turns of all reading, some stalled, all reading again.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    turns: u32,
+    /// Large enough that a stalled reader's queues fill within the seconds.
+    #[arg(long, default_value_t = 1024)]
+    payload: usize,
+    /// Its namespace must keep slow readers.
+    #[arg(long, default_value = "slow:bench")]
+    channel: String,
+}
+
+impl StallArgs {
+    fn stalled(&self) -> usize {
+        self.stalled.unwrap_or_else(|| self.subscribers.div_ceil(100))
+    }
+
+    fn healthy(&self) -> usize {
+        self.subscribers - self.stalled()
+    }
+
+    fn pace(&self) -> Loop {
+        Loop::Open(self.rate.into())
+    }
+
+    fn publications(&self) -> u64 {
+        u64::from(self.rate) * u64::from(self.seconds)
+    }
+}
+
+pub fn run(args: &StallArgs) -> Result<Outcome, BenchError> {
+    check(args)?;
+    let request = args.common.request(channel_path(&args.channel), Doing::Subscribe(Transport::Ws));
+    let checker = Checker::new(&args.channel, args.payload);
+    let mut fleet = args.common.fleet(request, checker, args.subscribers)?;
+    fleet.open(args.subscribers, args.common.window)?;
+    fleet.set_aside(args.stalled())?;
+    fleet.open_publisher(&args.common.api_key(), args.payload)?;
+    fan_out::publish(&mut fleet, args.healthy(), args.pace(), args.rate.into())?;
+    let mut halves = Halves::default();
+    // With one first: memory that the others take and give back would hide it.
+    if stalled_half(&mut fleet, args, 1, &mut halves.one)? {
+        for _ in 0..args.turns {
+            if !half(&mut fleet, args, &mut halves.reading)? || !stalled_half(&mut fleet, args, args.stalled(), &mut halves.all)? {
+                break;
+            }
+        }
+    }
+    Ok(outcome(&fleet, args, &halves))
+}
+
+fn check(args: &StallArgs) -> Result<(), BenchError> {
+    check_payload(args.payload)?;
+    if args.rate == 0 {
+        return Err(BenchError::Flag { flag: "--rate", rule: "must be above 0" });
+    }
+    if args.stalled() == 0 || args.stalled() >= args.subscribers {
+        return Err(BenchError::Flag { flag: "--stalled", rule: "must be above 0 and below --subscribers" });
+    }
+    if args.common.pid.is_none() {
+        return Err(BenchError::Flag { flag: "--pid", rule: "is needed: memory and queues are read from /proc/PID" });
+    }
+    Ok(())
+}
+
+/// What the halves of all turns measured.
+#[derive(Default)]
+struct Halves {
+    reading: Half,
+    one: Half,
+    all: Half,
+}
+
+struct Half {
+    latency: Histogram<u64>,
+    /// Private memory at the end of it in each turn, in bytes.
+    private: Vec<u64>,
+    /// Of each stalled reader's socket in each turn.
+    kernel_queues: Vec<u64>,
+    /// Stalled readers that did not come back to the head.
+    behind: usize,
+    spent: Spent,
+    deliveries: u64,
+}
+
+impl Default for Half {
+    fn default() -> Self {
+        Self {
+            latency: new_histogram(),
+            private: Vec::new(),
+            kernel_queues: Vec::new(),
+            behind: 0,
+            spent: Spent::default(),
+            deliveries: 0,
+        }
+    }
+}
+
+impl Half {
+    fn private_least(&self) -> u64 {
+        self.private.iter().min().copied().unwrap_or(0)
+    }
+
+    fn private_most(&self) -> u64 {
+        self.private.iter().max().copied().unwrap_or(0)
+    }
+}
+
+/// A half with stalled readers, who then come back; false when something did not come, which the verdict counts.
+fn stalled_half(fleet: &mut Fleet, args: &StallArgs, stalled: usize, into: &mut Half) -> Result<bool, BenchError> {
+    fleet.pause_aside(stalled)?;
+    let complete = half(fleet, args, into)?;
+    let peers = fleet.paused_addresses()?;
+    into.kernel_queues.extend(server::kernel_queues(args.common.pid, args.common.addr, &peers)?);
+    fleet.pause_aside(0)?;
+    let mut stall = fleet.stall("waiting for the stalled readers to catch up");
+    while fleet.aside_behind() > 0 && !fleet.is_out_of_time() {
+        if stall.check(fleet.checker.aside.deliveries, fleet.clock.now()).is_err() {
+            break;
+        }
+        fleet.turn(u64::MAX)?;
+    }
+    into.behind += fleet.aside_behind();
+    Ok(complete && into.behind == 0)
+}
+
+fn half(fleet: &mut Fleet, args: &StallArgs, into: &mut Half) -> Result<bool, BenchError> {
+    let phase = fan_out::measure(fleet, &args.common, args.healthy(), args.pace(), args.publications())?;
+    let Phase { counted, spent, latency, complete, .. } = phase;
+    into.private.push(args.common.server().memory()?.unwrap_or_default().private);
+    into.spent = into.spent.and(spent);
+    into.deliveries += counted;
+    // Both have the same bounds, so that nothing is refused.
+    _ = into.latency.add(&latency);
+    Ok(complete)
+}
+
+/// What each stalled reader adds to private memory: the slope from one stalled to all, or the growth from none for each
+/// where that is more (their part of the shared frames is in it). What the allocator keeps of an earlier turn would hide
+/// the cost of a later one: so the least of before, and the most of after.
+fn private_bytes(halves: &Halves, stalled: usize) -> f64 {
+    let all = halves.all.private_most();
+    let slope = all.saturating_sub(halves.one.private_most()) as f64 / stalled.saturating_sub(1).max(1) as f64;
+    let growth = all.saturating_sub(halves.reading.private_least()) as f64 / stalled as f64;
+    if stalled > 1 { slope.max(growth) } else { growth }
+}
+
+fn outcome(fleet: &Fleet, args: &StallArgs, halves: &Halves) -> Outcome {
+    let Halves { reading, one, all } = halves;
+    let mut report = Report::new("stall");
+    report.add("subscribers", args.subscribers);
+    report.add("stalled", args.stalled());
+    report.add("turns", args.turns);
+    report.add("payload_bytes", args.payload);
+    report.add("latency_loop", "open");
+    report.add("open_rate_per_second", args.rate);
+    report.add("deliveries", all.deliveries);
+    report.spent(all.spent, all.deliveries);
+    report.latency(&all.latency);
+    let [with, without] = [all, reading].map(|half| [0.99, 0.999].map(|at| half.latency.value_at_quantile(at) as f64 / 1e3));
+    report.real("p99_us_without", without[0]);
+    report.real("p999_us_without", without[1]);
+    report.real("p99_ratio", with[0] / without[0].max(1.0));
+    report.real("p999_ratio", with[1] / without[1].max(1.0));
+    let kernel_max = all.kernel_queues.iter().max().copied().unwrap_or(0);
+    let private = private_bytes(halves, args.stalled());
+    report.add("kernel_queue_bytes_mean", all.kernel_queues.iter().sum::<u64>() / all.kernel_queues.len().max(1) as u64);
+    report.add("kernel_queue_bytes_max", kernel_max);
+    report.add("private_kib_reading", reading.private_least() / 1024);
+    report.add("private_kib_one_stalled", one.private_most() / 1024);
+    report.add("private_kib_all_stalled", all.private_most() / 1024);
+    report.real("private_bytes_per_stalled", private);
+    // The most that the kernel held for one, and what each adds to the server.
+    report.real("bytes_per_stalled", kernel_max as f64 + private);
+    report.add("gaps_of_stalled", fleet.checker.aside.gaps);
+    Outcome::new(report, &verdict(fleet, args, halves))
+}
+
+fn verdict(fleet: &Fleet, args: &StallArgs, halves: &Halves) -> Verdict {
+    let mut verdict = Verdict::default();
+    fan_out::judge(fleet, args.healthy(), &mut verdict);
+    let expected = args.stalled() * args.turns as usize;
+    let seen = halves.all.kernel_queues.len();
+    verdict.against(seen < expected, format!("the sockets of {seen} of {expected} stalled readers were found"));
+    let empty = halves.all.kernel_queues.iter().filter(|&&bytes| bytes == 0).count();
+    verdict.against(empty > 0, format!("{empty} stalled readers had nothing waiting: --seconds, --rate or --payload is too small"));
+    let behind = halves.one.behind + halves.all.behind;
+    verdict.against(behind > 0, format!("{behind} stalled readers did not come back to the head"));
+    // Each dropped something each time, or its queue never filled.
+    let gaps = fleet.checker.aside.gaps;
+    verdict.against(
+        (gaps as usize) < expected,
+        format!("stalled readers were told of {gaps} gaps, not of {expected}: --seconds, --rate or --payload is too small"),
+    );
+    verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn half(private: &[u64]) -> Half {
+        Half { private: private.to_vec(), ..Half::default() }
+    }
+
+    #[test]
+    fn what_stalled_readers_share_is_counted_once_or_divided() {
+        let halves = |reading: &[u64], one: &[u64], all: &[u64]| Halves { reading: half(reading), one: half(one), all: half(all) };
+        // 64 of it shared, 10 for each.
+        let clear = halves(&[1000, 1020], &[1074], &[1164, 1160]);
+        assert_eq!(private_bytes(&clear, 10), 16.4);
+        assert_eq!(private_bytes(&halves(&[1000], &[1074], &[1164]), 1), 164.0);
+        // The first half's memory was kept: the slope would say nothing.
+        assert_eq!(private_bytes(&halves(&[1000], &[1200], &[1164]), 10), 16.4);
+        assert_eq!(private_bytes(&halves(&[1200], &[1000], &[1180]), 10), 20.0);
+    }
+}
