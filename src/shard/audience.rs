@@ -69,6 +69,12 @@ impl Audiences {
         id
     }
 
+    /// How many kinds there are.
+    #[cfg(test)]
+    pub const fn len(&self) -> usize {
+        self.known.len()
+    }
+
     /// The kind behind a number that [`Audiences::intern`] gave.
     #[must_use]
     pub fn get(&self, id: AudienceId) -> &Audience {
