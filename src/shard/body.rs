@@ -9,7 +9,6 @@ use crate::http::HttpError;
 use crate::http::body::BodyReader;
 use crate::http::head::{Framing, Head};
 use crate::http::problem::Problem;
-use crate::hub::Draft;
 use crate::protocol::plain::{api, publish};
 
 /// A body being collected.
@@ -29,15 +28,24 @@ pub struct Collect {
 
 impl Shard {
     /// A POST to a publishing door: checks who asks, then collects the body.
-    pub(super) fn open_publish(&mut self, conn: ConnId, door: PublishDoor, name: &str, head: &Head, facts: Facts, now: Now) {
+    pub(super) fn open_publish(
+        &mut self,
+        conn: ConnId,
+        door: PublishDoor,
+        name: Option<&str>,
+        head: &Head,
+        facts: Facts,
+        now: Now,
+    ) {
         if !self.shows_key(head) {
             return self.refuse(conn, &facts, &Problem::unauthorized(self.options.server.api_key.is_empty()), now);
         }
         let envelope = match door {
-            PublishDoor::Channel => {
-                publish::Envelope::parse(name, head.query(), head.header("content-type"), head.header("idempotency-key")).map(Some)
+            PublishDoor::Channel | PublishDoor::Channels => {
+                let (kind, key) = (head.header("content-type"), head.header("idempotency-key"));
+                publish::Envelope::parse(name, head.query(), kind, key, self.channels_max()).map(Some)
             }
-            PublishDoor::ApiPublish | PublishDoor::ApiBroadcast => Ok(None),
+            PublishDoor::ApiPublish(_) | PublishDoor::ApiBroadcast(_) => Ok(None),
         };
         let bytes_max = self.body_bytes_max(door);
         let length = match head.framing() {
@@ -66,9 +74,9 @@ impl Shard {
     fn body_bytes_max(&self, door: PublishDoor) -> usize {
         let payload = self.options.hub.publication_bytes_max;
         match door {
-            PublishDoor::Channel => payload,
-            PublishDoor::ApiPublish => payload / 3 * 4 + (16 << 10),
-            PublishDoor::ApiBroadcast => payload / 3 * 4 + (256 << 10),
+            PublishDoor::Channel | PublishDoor::Channels => payload,
+            PublishDoor::ApiPublish(_) => payload / 3 * 4 + (16 << 10),
+            PublishDoor::ApiBroadcast(_) => payload / 3 * 4 + (256 << 10),
         }
     }
 
@@ -111,13 +119,16 @@ impl Shard {
     fn collected(&mut self, conn: ConnId, now: Now) {
         let Some(Stage::Body(collect)) = self.take_stage(conn) else { return };
         let Collect { complete: facts, door, envelope, body, .. } = *collect;
-        let drafts: Result<Vec<Draft>, _> = match door {
-            PublishDoor::Channel => match envelope {
-                Some(envelope) => envelope.draft(body).map(|draft| vec![draft]).map_err(|error| error.problem().response()),
-                None => Ok(Vec::new()),
-            },
-            PublishDoor::ApiPublish => api::publish_request(&body).map(|draft| vec![draft]).map_err(|error| error.response()),
-            PublishDoor::ApiBroadcast => api::broadcast_request(&body).map_err(|error| error.response()),
+        let drafts = match (door, envelope) {
+            (PublishDoor::ApiPublish(mode), _) => {
+                api::publish_request(&body).map(|draft| vec![Ok(draft)]).map_err(|error| error.response(mode))
+            }
+            (PublishDoor::ApiBroadcast(mode), _) => api::broadcast_request(&body).map_err(|error| error.response(mode)),
+            (PublishDoor::Channel | PublishDoor::Channels, Some(envelope)) => {
+                let drafts = envelope.drafts(body).map_err(|error| error.problem().response());
+                drafts.map(|drafts| drafts.into_iter().map(Ok).collect())
+            }
+            (PublishDoor::Channel | PublishDoor::Channels, None) => return,
         };
         match drafts {
             Ok(drafts) => self.publish_all(conn, facts, door, drafts, now),

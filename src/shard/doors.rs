@@ -10,6 +10,7 @@ use crate::http::HttpError;
 use crate::http::cors::{self, Cors};
 use crate::http::head::{Head, Method};
 use crate::http::problem::Problem;
+use crate::protocol::plain::api::ErrorMode;
 
 /// What answers a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,7 +19,8 @@ pub enum Door<'a> {
     Channel(&'a str),
     /// `/channels?channel=…`
     Channels,
-    Publish(PublishDoor),
+    ApiPublish,
+    ApiBroadcast,
     Live,
     Ready,
     Metrics,
@@ -33,7 +35,8 @@ impl Door<'_> {
     const fn label(self) -> &'static str {
         match self {
             Self::Channel(_) | Self::Channels => "channels",
-            Self::Publish(door) => door.label(),
+            Self::ApiPublish => "api_publish",
+            Self::ApiBroadcast => "api_broadcast",
             Self::Live | Self::Ready => "health",
             Self::Metrics => "metrics",
             Self::Echo => "echo",
@@ -45,24 +48,20 @@ impl Door<'_> {
     /// Methods the door takes, as `Allow` lists them.
     const fn allow(self) -> &'static str {
         match self {
-            Self::Channel(_) => "GET, HEAD, POST, OPTIONS",
-            Self::Channels => "GET, HEAD, OPTIONS",
-            Self::Publish(_) => "POST, OPTIONS",
+            Self::Channel(_) | Self::Channels => "GET, HEAD, POST, OPTIONS",
+            Self::ApiPublish | Self::ApiBroadcast => "POST, OPTIONS",
             Self::Live | Self::Ready | Self::Metrics | Self::Echo | Self::Playground | Self::Elsewhere => "GET, HEAD",
         }
     }
 
     /// Whether pages of other origins that are let in may read its answers. What the others say is for the server's own people.
     const fn is_for_browsers(self) -> bool {
-        matches!(self, Self::Channel(_) | Self::Channels | Self::Publish(_) | Self::Echo)
+        matches!(self, Self::Channel(_) | Self::Channels | Self::ApiPublish | Self::ApiBroadcast | Self::Echo)
     }
 
     /// Whether an internal listener takes it off the public one.
     const fn is_internal(self) -> bool {
-        matches!(
-            self,
-            Self::Publish(PublishDoor::ApiPublish | PublishDoor::ApiBroadcast) | Self::Live | Self::Ready | Self::Metrics
-        )
+        matches!(self, Self::ApiPublish | Self::ApiBroadcast | Self::Live | Self::Ready | Self::Metrics)
     }
 }
 
@@ -133,8 +132,8 @@ impl Shard {
         let Some(path) = path.strip_prefix(server.door_prefix.as_str()) else { return Door::Elsewhere };
         match path {
             "/channels" => Door::Channels,
-            "/api/publish" => Door::Publish(PublishDoor::ApiPublish),
-            "/api/broadcast" => Door::Publish(PublishDoor::ApiBroadcast),
+            "/api/publish" => Door::ApiPublish,
+            "/api/broadcast" => Door::ApiBroadcast,
             "/health/live" => Door::Live,
             "/health/ready" => Door::Ready,
             "/metrics" => Door::Metrics,
@@ -146,13 +145,19 @@ impl Shard {
 
     fn open_door(&mut self, conn: ConnId, door: Door<'_>, head: &Head, facts: Facts, now: Now) {
         match (door, head.method()) {
-            (Door::Channel(_) | Door::Channels | Door::Publish(_), Method::Options) => {
+            (Door::Channel(_) | Door::Channels | Door::ApiPublish | Door::ApiBroadcast, Method::Options) => {
                 self.respond(conn, &facts, cors::preflight(door.allow()), now);
             }
             (Door::Channel(name), Method::Get | Method::Head) => self.open_channels(conn, Some(name), head, facts, now),
             (Door::Channels, Method::Get | Method::Head) => self.open_channels(conn, None, head, facts, now),
-            (Door::Channel(name), Method::Post) => self.open_publish(conn, PublishDoor::Channel, name, head, facts, now),
-            (Door::Publish(publish), Method::Post) => self.open_publish(conn, publish, "", head, facts, now),
+            (Door::Channel(name), Method::Post) => self.open_publish(conn, PublishDoor::Channel, Some(name), head, facts, now),
+            (Door::Channels, Method::Post) => self.open_publish(conn, PublishDoor::Channels, None, head, facts, now),
+            (Door::ApiPublish, Method::Post) => {
+                self.open_publish(conn, PublishDoor::ApiPublish(error_mode(head)), None, head, facts, now);
+            }
+            (Door::ApiBroadcast, Method::Post) => {
+                self.open_publish(conn, PublishDoor::ApiBroadcast(error_mode(head)), None, head, facts, now);
+            }
             (Door::Echo, Method::Get) => self.open_echo(conn, head, facts, now),
             (Door::Live, Method::Get | Method::Head) => self.answer_live(conn, &facts, now),
             (Door::Ready, Method::Get | Method::Head) => self.answer_ready(conn, &facts, now),
@@ -172,6 +177,10 @@ impl Shard {
         });
         !key.is_empty() && shown.is_some_and(|shown| equal_in_constant_time(shown.as_bytes(), key))
     }
+}
+
+fn error_mode(head: &Head) -> ErrorMode {
+    ErrorMode::of(head.header("x-centrifugo-error-mode"))
 }
 
 /// Compares without telling by its time how much was right.

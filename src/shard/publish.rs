@@ -7,10 +7,11 @@ use super::Shard;
 use super::reply::Facts;
 use super::stage::Stage;
 use crate::base::{ConnId, Now, ShardId};
-use crate::http::problem::Problem;
 use crate::hub::{ChannelName, Draft, Message, PublishError, PublishRef, Stored, home_of};
 use crate::metrics::Label;
-use crate::protocol::plain::{api, publish};
+use crate::protocol::codes::ErrorCode;
+use crate::protocol::plain::api::{self, ErrorMode};
+use crate::protocol::plain::publish::{self, Fate};
 
 /// How long a request waits for the home workers.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,10 +21,10 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Waiting {
     pub facts: Facts,
     pub door: PublishDoor,
-    /// Not empty.
+    /// Those that are named well: all of them where the door's answer names them.
     channels: Vec<ChannelName>,
-    /// As many as channels.
-    results: Vec<Option<Result<Stored, PublishError>>>,
+    /// One for each channel of the request, in its order; not empty.
+    fates: Vec<Fate>,
     owed: usize,
     /// Tells this request's replies from an earlier one's on the same connection.
     request: u32,
@@ -32,9 +33,12 @@ pub struct Waiting {
 /// Which door the answer is written for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PublishDoor {
+    /// `/channels/NAME`
     Channel,
-    ApiPublish,
-    ApiBroadcast,
+    /// `/channels?channel=…`
+    Channels,
+    ApiPublish(ErrorMode),
+    ApiBroadcast(ErrorMode),
 }
 
 impl PublishDoor {
@@ -43,33 +47,50 @@ impl PublishDoor {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Channel => "channel",
-            Self::ApiPublish => "api_publish",
-            Self::ApiBroadcast => "api_broadcast",
+            Self::Channels => "channels",
+            Self::ApiPublish(_) => "api_publish",
+            Self::ApiBroadcast(_) => "api_broadcast",
         }
     }
 }
 
 impl Shard {
-    /// Sends the drafts of a request to their homes; the connection waits for the answers.
-    pub(super) fn publish_all(&mut self, conn: ConnId, facts: Facts, door: PublishDoor, drafts: Vec<Draft>, now: Now) {
-        if drafts.iter().any(|draft| self.outbox.congested(home_of(&draft.channel, self.shards))) {
-            return self.refuse(conn, &facts, &Problem::unavailable("another worker is behind; try again", 1), now);
-        }
+    /// Sends the drafts of a request to their homes; the connection waits for the answers. What is no draft has its fate already.
+    pub(super) fn publish_all(
+        &mut self,
+        conn: ConnId,
+        facts: Facts,
+        door: PublishDoor,
+        drafts: Vec<Result<Draft, ErrorCode>>,
+        now: Now,
+    ) {
         self.requests = self.requests.wrapping_add(1);
         let request = self.requests;
+        let fate = |draft: &Result<Draft, ErrorCode>| match draft {
+            Err(code) => Fate::Bad(*code),
+            Ok(draft) if self.outbox.congested(home_of(&draft.channel, self.shards)) => Fate::Congested,
+            Ok(_) => Fate::Unknown,
+        };
+        let fates: Vec<Fate> = drafts.iter().map(fate).collect();
         let waiting = Waiting {
             facts,
             door,
-            channels: drafts.iter().map(|draft| draft.channel.clone()).collect(),
-            results: drafts.iter().map(|_| None).collect(),
-            owed: drafts.len(),
+            channels: drafts.iter().flatten().map(|draft| draft.channel.clone()).collect(),
+            owed: fates.iter().filter(|fate| **fate == Fate::Unknown).count(),
+            fates: fates.clone(),
             request,
         };
+        let owed = waiting.owed;
         self.set_stage(conn, Stage::Waiting(Box::new(waiting)));
+        if owed == 0 {
+            return self.answer_publish(conn, now);
+        }
         self.timers.set(conn.slot, now.monotonic + REPLY_TIMEOUT);
-        for (place, draft) in drafts.into_iter().enumerate() {
-            let place = u32::try_from(place).unwrap_or(u32::MAX);
-            self.send_draft(PublishRef { conn, request, place }, draft, door.label());
+        for (place, (draft, fate)) in drafts.into_iter().zip(fates).enumerate() {
+            if let (Ok(draft), Fate::Unknown) = (draft, fate) {
+                let place = u32::try_from(place).unwrap_or(u32::MAX);
+                self.send_draft(PublishRef { conn, request, place }, draft, door.label());
+            }
         }
     }
 
@@ -90,9 +111,8 @@ impl Shard {
         }
         match self.connections.get_mut(reference.conn).map(|cell| &mut cell.stage) {
             Some(Stage::Waiting(waiting)) if waiting.request == reference.request => {
-                let place = reference.place as usize;
-                if waiting.results.get(place).is_some_and(Option::is_none) {
-                    waiting.results[place] = Some(result);
+                if let Some(fate @ Fate::Unknown) = waiting.fates.get_mut(reference.place as usize) {
+                    *fate = result.map_or_else(Fate::Refused, Fate::Stored);
                     waiting.owed -= 1;
                 }
                 if waiting.owed == 0 {
@@ -107,11 +127,12 @@ impl Shard {
     /// Writes the answer of a publishing request: all homes have replied, or the time is up.
     pub(super) fn answer_publish(&mut self, conn: ConnId, now: Now) {
         let Some(Stage::Waiting(waiting)) = self.take_stage(conn) else { return };
-        let Waiting { facts, door, channels, results, .. } = *waiting;
+        let Waiting { facts, door, channels, fates, .. } = *waiting;
         let response = match door {
-            PublishDoor::Channel => publish::reply(&channels[0], results[0]),
-            PublishDoor::ApiPublish => api::publish_reply(results[0]),
-            PublishDoor::ApiBroadcast => api::broadcast_reply(&results),
+            PublishDoor::Channel => publish::reply(&channels[0], fates[0]),
+            PublishDoor::Channels => publish::replies(&channels, &fates),
+            PublishDoor::ApiPublish(mode) => api::publish_reply(fates[0], mode),
+            PublishDoor::ApiBroadcast(_) => api::broadcast_reply(&fates),
         };
         self.respond(conn, &facts, response, now);
     }

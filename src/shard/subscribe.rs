@@ -24,10 +24,7 @@ use crate::ws::{Accepted, Decoder, DeflateParams, Role, UpgradeRequest};
 impl Shard {
     /// `GET` or `HEAD` on a channel door.
     pub(super) fn open_channels(&mut self, conn: ConnId, name: Option<&str>, head: &Head, facts: Facts, now: Now) {
-        let limits = Limits {
-            wait_max: self.options.transport.poll_wait_max,
-            channels_max: self.options.hub.per_connection_max.min(CHANNELS_MAX),
-        };
+        let limits = Limits { wait_max: self.options.transport.poll_wait_max, channels_max: self.channels_max() };
         let header = |field: &str| head.header_list(field);
         let request = SubscribeRequest::parse(name, head.query(), &header, limits);
         let request = match request.map_err(Refusal::Request).and_then(|request| self.admit(request, self.shows_key(head))) {
@@ -45,6 +42,11 @@ impl Shard {
             Transport::NdJson => self.open_stream(conn, &request, StreamKind::NdJson, facts, now),
             Transport::Poll { wait } => self.open_poll(conn, &request, wait, facts, now),
         }
+    }
+
+    /// Channels that a URL may name.
+    pub(super) fn channels_max(&self) -> usize {
+        self.options.hub.per_connection_max.min(CHANNELS_MAX)
     }
 
     /// Checks that every channel may be subscribed to: all or none.

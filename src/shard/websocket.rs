@@ -207,7 +207,7 @@ impl Shard {
             Access::Key if socket.key => {}
             Access::Key | Access::Nobody => return Err(ErrorCode::PermissionDenied),
         }
-        Ok(Draft { event: body.event, ..Draft::new(channel, body.payload) })
+        Ok(Draft { event: body.event, key: body.key, ..Draft::new(channel, body.payload) })
     }
 
     /// Sends a close frame and waits for the peer's (RFC 6455 section 7.1.2).

@@ -7,9 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::publish;
+use super::publish::{self, Fate};
 use crate::http::response::Response;
-use crate::hub::{ChannelName, Draft, Payload, PayloadKind, PublishError, Stored};
+use crate::hub::{ChannelName, Draft, Payload, PayloadKind, Stored};
 use crate::protocol::codes::ErrorCode;
 
 /// Channels one broadcast may name.
@@ -18,7 +18,7 @@ const CHANNELS_MAX: usize = 1000;
 const BROADCAST_BYTES_MAX: usize = 64 << 20;
 
 /// The fields of both calls. A field that is null counts as left out, as other servers of this API have it; unknown fields are
-/// ignored, and so are `version`, `version_epoch` and `delta`: every publication is newer than the last, and whole.
+/// ignored, and so is `delta`: every publication is sent whole.
 #[derive(Deserialize)]
 struct Request<'a> {
     channel: Option<String>,
@@ -30,6 +30,32 @@ struct Request<'a> {
     skip_history: Option<bool>,
     tags: Option<BTreeMap<String, String>>,
     idempotency_key: Option<String>,
+    version: Option<u64>,
+}
+
+/// How a caller wants errors: header `X-Centrifugo-Error-Mode`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ErrorMode {
+    /// 200, and an object with the error.
+    #[default]
+    Object,
+    /// The bare error, and a status that goes with it. Errors of single channels of a broadcast stay inside its answer.
+    Transport,
+}
+
+impl ErrorMode {
+    /// The mode that a header's value names.
+    #[must_use]
+    pub fn of(header: Option<&str>) -> Self {
+        if header.is_some_and(|mode| mode.eq_ignore_ascii_case("transport")) { Self::Transport } else { Self::Object }
+    }
+
+    fn response(self, error: &str, code: ErrorCode) -> Response {
+        match self {
+            Self::Object => Response::json(200, format!("{{\"error\":{error}}}")),
+            Self::Transport => Response::json(status(code), error),
+        }
+    }
 }
 
 /// Why a request is refused as a whole.
@@ -37,16 +63,21 @@ struct Request<'a> {
 pub enum ApiError {
     /// The body is not the JSON of a request: 400, in text, as callers of this API expect.
     Body,
-    /// The request is read but cannot be served: 200 with an error object.
+    /// The request is read but cannot be served.
     Request(ErrorCode),
+    /// It asks for publications to be told apart by their version, which would be worse ignored than refused.
+    Version,
 }
 
 impl ApiError {
     #[must_use]
-    pub fn response(self) -> Response {
+    pub fn response(self, mode: ErrorMode) -> Response {
         match self {
             Self::Body => Response::new(400, "text/plain; charset=utf-8", "Bad Request"),
-            Self::Request(code) => Response::json(200, error(code)),
+            Self::Request(code) => mode.response(&error(code, code.message()), code),
+            Self::Version => {
+                mode.response(&error(ErrorCode::NotAvailable, "version is not available here"), ErrorCode::NotAvailable)
+            }
         }
     }
 }
@@ -57,39 +88,64 @@ impl ApiError {
 /// See [`ApiError`].
 pub fn publish_request(body: &[u8]) -> Result<Draft, ApiError> {
     let request = parse(body)?;
-    request.draft(request.channel.as_deref().unwrap_or_default(), request.payload()?)
+    let template = request.template()?;
+    template.draft(request.channel.as_deref().unwrap_or_default()).map_err(ApiError::Request)
 }
 
-/// Reads the body of `/api/broadcast`: one draft for each channel, in request order.
+/// Reads the body of `/api/broadcast`: for each channel, in request order, a draft or what is wrong with its name.
 ///
 /// # Errors
 /// See [`ApiError`].
-pub fn broadcast_request(body: &[u8]) -> Result<Vec<Draft>, ApiError> {
+pub fn broadcast_request(body: &[u8]) -> Result<Vec<Result<Draft, ErrorCode>>, ApiError> {
     let request = parse(body)?;
     let channels = request.channels.as_deref().unwrap_or_default();
     if channels.is_empty() {
         return Err(ApiError::Request(ErrorCode::BadRequest));
     }
-    let payload = request.payload()?;
-    if channels.len() > CHANNELS_MAX || channels.len() * payload.bytes.len() > BROADCAST_BYTES_MAX {
+    let template = request.template()?;
+    if channels.len() > CHANNELS_MAX || channels.len() * template.payload.bytes.len() > BROADCAST_BYTES_MAX {
         return Err(ApiError::Request(ErrorCode::LimitExceeded));
     }
-    channels.iter().map(|channel| request.draft(channel, payload.clone())).collect()
+    Ok(channels.iter().map(|channel| template.draft(channel)).collect())
 }
 
 fn parse(body: &[u8]) -> Result<Request<'_>, ApiError> {
     serde_json::from_slice(body).map_err(|_| ApiError::Body)
 }
 
+/// What a request says about its publication, whatever the channel.
+struct Template {
+    payload: Payload,
+    tags: Vec<(Box<str>, Box<str>)>,
+    idempotency_key: Option<Box<str>>,
+    store: bool,
+}
+
+impl Template {
+    fn draft(&self, channel: &str) -> Result<Draft, ErrorCode> {
+        let channel = ChannelName::parse(channel).map_err(|_| ErrorCode::BadRequest)?;
+        Ok(Draft {
+            tags: self.tags.clone(),
+            idempotency_key: self.idempotency_key.clone(),
+            store: self.store,
+            ..Draft::new(channel, self.payload.clone())
+        })
+    }
+}
+
 impl Request<'_> {
-    fn draft(&self, channel: &str, payload: Payload) -> Result<Draft, ApiError> {
-        let bad = |_| ApiError::Request(ErrorCode::BadRequest);
-        let channel = ChannelName::parse(channel).map_err(|_| ApiError::Request(ErrorCode::BadRequest))?;
+    fn template(&self) -> Result<Template, ApiError> {
+        if self.version.unwrap_or_default() > 0 {
+            return Err(ApiError::Version);
+        }
         let idempotency_key = self.idempotency_key.as_deref().filter(|key| !key.is_empty()).map(publish::idempotency_key);
         let tags = self.tags.iter().flatten().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
-        let store = !self.skip_history.unwrap_or_default();
-        let idempotency_key = idempotency_key.transpose().map_err(bad)?;
-        Ok(Draft { tags, idempotency_key, store, ..Draft::new(channel, payload) })
+        Ok(Template {
+            payload: self.payload()?,
+            tags,
+            idempotency_key: idempotency_key.transpose().map_err(|_| ApiError::Request(ErrorCode::BadRequest))?,
+            store: !self.skip_history.unwrap_or_default(),
+        })
     }
 
     fn payload(&self) -> Result<Payload, ApiError> {
@@ -106,38 +162,59 @@ impl Request<'_> {
     }
 }
 
-/// The answer of `/api/publish`; `None` where the home has not replied in time.
+/// The answer of `/api/publish`.
 #[must_use]
-pub fn publish_reply(result: Option<Result<Stored, PublishError>>) -> Response {
-    Response::json(200, reply(result))
+pub fn publish_reply(fate: Fate, mode: ErrorMode) -> Response {
+    match (fate.stored(), mode) {
+        (Err(code), ErrorMode::Transport) => mode.response(&error(code, code.message()), code),
+        (result, _) => Response::json(200, reply(result)),
+    }
 }
 
 /// The answer of `/api/broadcast`, in request order.
 #[must_use]
-pub fn broadcast_reply(results: &[Option<Result<Stored, PublishError>>]) -> Response {
-    let replies: Vec<String> = results.iter().map(|result| reply(*result)).collect();
+pub fn broadcast_reply(fates: &[Fate]) -> Response {
+    let replies: Vec<String> = fates.iter().map(|fate| reply(fate.stored())).collect();
     Response::json(200, format!("{{\"result\":{{\"responses\":[{}]}}}}", replies.join(",")))
 }
 
-fn reply(result: Option<Result<Stored, PublishError>>) -> String {
+fn reply(result: Result<Stored, ErrorCode>) -> String {
     match result {
-        Some(Ok(stored)) if stored.kept => {
-            format!("{{\"result\":{{\"offset\":{},\"epoch\":\"{}\"}}}}", stored.position.offset, stored.position.epoch)
+        Ok(Stored { position, kept: true, .. }) => {
+            format!("{{\"result\":{{\"offset\":{},\"epoch\":\"{}\"}}}}", position.offset, position.epoch)
         }
-        Some(Ok(_)) => "{\"result\":{}}".to_owned(),
-        Some(Err(code)) => error(code.into()),
-        None => error(ErrorCode::Internal),
+        Ok(_) => "{\"result\":{}}".to_owned(),
+        Err(code) => format!("{{\"error\":{}}}", error(code, code.message())),
     }
 }
 
-fn error(code: ErrorCode) -> String {
-    format!("{{\"error\":{{\"code\":{},\"message\":\"{}\"}}}}", code.number(), code.message())
+fn error(code: ErrorCode, message: &str) -> String {
+    format!("{{\"code\":{},\"message\":\"{message}\"}}", code.number())
+}
+
+/// The status that an error is told by in transport mode.
+const fn status(code: ErrorCode) -> u16 {
+    match code {
+        ErrorCode::UnknownChannel | ErrorCode::MethodNotFound => 404,
+        ErrorCode::BadRequest | ErrorCode::NotAvailable => 400,
+        ErrorCode::UnrecoverablePosition => 416,
+        ErrorCode::ConcurrentPagination => 409,
+        ErrorCode::Internal
+        | ErrorCode::Unauthorized
+        | ErrorCode::PermissionDenied
+        | ErrorCode::AlreadySubscribed
+        | ErrorCode::LimitExceeded
+        | ErrorCode::TokenExpired
+        | ErrorCode::Expired
+        | ErrorCode::TooManyRequests => 500,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::{Epoch, StreamPosition};
+    use crate::hub::PublishError;
     use proptest::prelude::*;
 
     const STORED: Stored = Stored { position: StreamPosition { epoch: Epoch(1), offset: 1 }, kept: true, duplicate: false };
@@ -152,6 +229,7 @@ mod tests {
         assert_eq!((draft.idempotency_key.as_deref(), draft.store), (Some("m1"), true));
         assert_eq!(draft.tags, [("a".into(), "1".into()), ("b".into(), "2".into())]);
         let drafts = broadcast_request(br#"{"channels":["a","b"],"b64data":"AAE=","skip_history":true}"#).unwrap();
+        let drafts = drafts.into_iter().map(Result::unwrap).collect::<Vec<_>>();
         let seen: Vec<_> = drafts.iter().map(|draft| (draft.channel.as_str(), draft.payload.kind, draft.store)).collect();
         assert_eq!(seen, [("a", PayloadKind::Binary, false), ("b", PayloadKind::Binary, false)]);
     }
@@ -189,11 +267,55 @@ mod tests {
 
     #[test]
     fn replies_are_byte_for_byte_as_documented() {
-        assert_eq!(publish_reply(Some(Ok(STORED))).body(), br#"{"result":{"offset":1,"epoch":"00000000001"}}"#);
-        assert_eq!(publish_reply(Some(Ok(Stored { kept: false, ..STORED }))).body(), br#"{"result":{}}"#);
-        let results = [Some(Ok(Stored { kept: false, ..STORED })), Some(Err(PublishError::UnknownNamespace))];
+        let object = |fate| publish_reply(fate, ErrorMode::Object);
+        assert_eq!(object(Fate::Stored(STORED)).body(), br#"{"result":{"offset":1,"epoch":"00000000001"}}"#);
+        assert_eq!(object(Fate::Stored(Stored { kept: false, ..STORED })).body(), br#"{"result":{}}"#);
+        assert_eq!(object(Fate::Congested).body(), br#"{"error":{"code":100,"message":"internal server error"}}"#);
+        let fates = [Fate::Stored(Stored { kept: false, ..STORED }), Fate::Refused(PublishError::UnknownNamespace)];
         let expected = br#"{"result":{"responses":[{"result":{}},{"error":{"code":102,"message":"unknown channel"}}]}}"#;
-        assert_eq!(broadcast_reply(&results).body(), expected);
+        assert_eq!(broadcast_reply(&fates).body(), expected);
+    }
+
+    #[test]
+    fn in_transport_mode_the_status_tells_and_the_error_is_bare() {
+        assert_eq!(ErrorMode::of(Some("Transport")), ErrorMode::Transport);
+        assert_eq!((ErrorMode::of(Some("")), ErrorMode::of(None)), (ErrorMode::Object, ErrorMode::Object));
+        for (fate, status, body) in [
+            (Fate::Unknown, 500, r#"{"code":100,"message":"internal server error"}"#),
+            (Fate::Refused(PublishError::UnknownNamespace), 404, r#"{"code":102,"message":"unknown channel"}"#),
+            (Fate::Bad(ErrorCode::BadRequest), 400, r#"{"code":107,"message":"bad request"}"#),
+            (Fate::Stored(Stored { kept: false, ..STORED }), 200, r#"{"result":{}}"#),
+        ] {
+            let response = publish_reply(fate, ErrorMode::Transport);
+            assert_eq!((response.status(), response.body()), (status, body.as_bytes()), "{fate:?}");
+        }
+        let bad = ApiError::Request(ErrorCode::BadRequest).response(ErrorMode::Transport);
+        assert_eq!((bad.status(), bad.body()), (400, br#"{"code":107,"message":"bad request"}"#.as_slice()));
+    }
+
+    #[test]
+    fn a_bad_name_is_its_own_channels_error_and_everybody_elses_is_the_requests() {
+        let names = |body: &[u8]| {
+            let drafts = broadcast_request(body)?.into_iter();
+            Ok(drafts.map(|draft| draft.map(|draft| draft.channel.as_str().to_owned())).collect::<Vec<_>>())
+        };
+        let expected = [Ok("a".to_owned()), Err(ErrorCode::BadRequest), Err(ErrorCode::BadRequest), Ok("b".to_owned())];
+        assert_eq!(names(br#"{"channels":["a","","x y","b"],"data":1}"#), Ok(expected.to_vec()));
+        for body in [br#"{"channels":["a"]}"#.as_slice(), br#"{"channels":[],"data":1}"#, br#"{"channels":["a"],"data":"\ud800"}"#]
+        {
+            assert_eq!(names(body), Err(ApiError::Request(ErrorCode::BadRequest)), "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn a_version_is_refused_and_not_passed_over() {
+        for (version, refused) in [("7", true), ("0", false), ("null", false)] {
+            let body = format!(r#"{{"channel":"a","channels":["a"],"data":1,"version":{version},"version_epoch":"x"}}"#);
+            assert_eq!(publish_request(body.as_bytes()).err(), refused.then_some(ApiError::Version), "{version}");
+            assert_eq!(broadcast_request(body.as_bytes()).err(), refused.then_some(ApiError::Version), "{version}");
+        }
+        let response = ApiError::Version.response(ErrorMode::Object);
+        assert_eq!(response.body(), br#"{"error":{"code":108,"message":"version is not available here"}}"#);
     }
 
     #[test]
@@ -208,10 +330,8 @@ mod tests {
         ] {
             assert_eq!(publish_request(body).unwrap_err(), error, "{}", String::from_utf8_lossy(body));
         }
-        assert_eq!(ApiError::Body.response().status(), 400);
-        assert_eq!(
-            ApiError::Request(ErrorCode::BadRequest).response().body(),
-            br#"{"error":{"code":107,"message":"bad request"}}"#
-        );
+        for mode in [ErrorMode::Object, ErrorMode::Transport] {
+            assert_eq!(ApiError::Body.response(mode).status(), 400);
+        }
     }
 }

@@ -23,6 +23,8 @@ pub struct Publish {
 pub struct Body {
     pub payload: Payload,
     pub event: Option<Box<str>>,
+    /// Where a slow reader's queue is conflated, the newest of each key is kept.
+    pub key: Option<Box<str>>,
 }
 
 #[derive(Deserialize)]
@@ -40,6 +42,7 @@ struct Request<'a> {
     #[serde(borrow, default, deserialize_with = "super::raw_value")]
     data: Option<&'a RawValue>,
     event: Option<String>,
+    key: Option<String>,
 }
 
 /// Reads a message; `None` where it is no request of this protocol (the connection is then closed with 3501).
@@ -49,7 +52,8 @@ pub fn parse(message: &[u8]) -> Option<Publish> {
     let body = request.data.ok_or(ErrorCode::BadRequest).and_then(|data| {
         let payload = publish::json(data.get().as_bytes()).map_err(|_| ErrorCode::BadRequest)?;
         let event = request.event.as_deref().map(publish::check_event).transpose().map_err(|_| ErrorCode::BadRequest)?;
-        Ok(Body { payload, event })
+        let key = request.key.as_deref().map(publish::check_key).transpose().map_err(|_| ErrorCode::BadRequest)?;
+        Ok(Body { payload, event, key })
     });
     Some(Publish { id, channel: request.channel, body })
 }
@@ -58,7 +62,7 @@ pub fn parse(message: &[u8]) -> Option<Publish> {
 #[must_use]
 pub fn raw(message: &[u8], binary: bool) -> Option<Body> {
     let kind = if binary { PayloadKind::Binary } else { PayloadKind::Text };
-    (!message.is_empty()).then(|| Body { payload: Payload { kind, bytes: message.into() }, event: None })
+    (!message.is_empty()).then(|| Body { payload: Payload { kind, bytes: message.into() }, event: None, key: None })
 }
 
 #[cfg(test)]
@@ -68,10 +72,11 @@ mod tests {
 
     #[test]
     fn a_publish_request_is_read_with_its_payload_spliced() {
-        let publish = parse(br#"{"id":7,"publish":{"channel":"news","data":{"a": [1,2]},"event":"up"}}"#).unwrap();
+        let publish = parse(br#"{"id":7,"publish":{"channel":"news","data":{"a": [1,2]},"event":"up","key":"k"}}"#).unwrap();
         assert_eq!((publish.id, publish.channel.as_deref()), (7, Some("news")));
         let body = publish.body.unwrap();
-        assert_eq!((&*body.payload.bytes, body.event.as_deref()), (br#"{"a": [1,2]}"#.as_slice(), Some("up")));
+        assert_eq!(&*body.payload.bytes, br#"{"a": [1,2]}"#);
+        assert_eq!((body.event.as_deref(), body.key.as_deref()), (Some("up"), Some("k")));
     }
 
     #[test]
@@ -92,7 +97,7 @@ mod tests {
         for bad in ["", "1", "{}", r#"{"publish":1}"#, r#"{"subscribe":{}}"#, r#"{"id":-1,"publish":{"data":1}}"#] {
             assert_eq!(parse(bad.as_bytes()), None, "{bad}");
         }
-        for refused in [r#"{"publish":{}}"#, r#"{"publish":{"data":1,"event":"gap"}}"#] {
+        for refused in [r#"{"publish":{}}"#, r#"{"publish":{"data":1,"event":"gap"}}"#, r#"{"publish":{"data":1,"key":""}}"#] {
             assert_eq!(parse(refused.as_bytes()).unwrap().body, Err(ErrorCode::BadRequest), "{refused}");
         }
     }

@@ -29,6 +29,8 @@ pub struct World {
     pub now: Now,
     /// To other workers; nobody answers them.
     pub mail: Vec<(ShardId, Message)>,
+    /// The other workers' mailboxes take nothing.
+    pub mailboxes_full: bool,
     wires: HashMap<ConnId, Wire>,
     next_slot: u32,
 }
@@ -103,7 +105,7 @@ impl World {
         change(&mut options);
         let now = Now { monotonic: Nanos(1_000_000_000), wall: WallMs(1_700_000_000_000) };
         let shard = Shard::new(ShardId(0), workers, Arc::new(options), 7, now);
-        Self { shard, now, mail: Vec::new(), wires: HashMap::new(), next_slot: 0 }
+        Self { shard, now, mail: Vec::new(), mailboxes_full: false, wires: HashMap::new(), next_slot: 0 }
     }
 
     pub fn connect(&mut self) -> ConnId {
@@ -185,6 +187,9 @@ impl World {
     }
 
     fn take_mail(&mut self) -> bool {
+        if self.mailboxes_full {
+            return false;
+        }
         let before = self.mail.len();
         for to in (1..self.shard.shards).map(ShardId) {
             while let Some(message) = self.shard.poll_message(to) {

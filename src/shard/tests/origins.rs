@@ -58,7 +58,7 @@ fn a_preflight_says_what_a_page_may_send_and_for_how_long() {
     let mut world = World::with(listed);
     for (target, allow) in [
         ("/channels/a", "GET, HEAD, POST, OPTIONS"),
-        ("/channels", "GET, HEAD, OPTIONS"),
+        ("/channels", "GET, HEAD, POST, OPTIONS"),
         ("/api/publish", "POST, OPTIONS"),
         ("/api/broadcast", "POST, OPTIONS"),
     ] {

@@ -12,7 +12,8 @@ fn the_body_of_a_refused_request_is_never_read_as_a_request() {
     for (listener, request, headers, status) in [
         (ListenerId::Public, "POST /health/live", "", 405),
         (ListenerId::Public, "POST /metrics", "", 405),
-        (ListenerId::Public, "POST /channels", "", 405),
+        (ListenerId::Public, "POST /channels", "", 401),
+        (ListenerId::Public, "POST /channels", key.as_str(), 400),
         (ListenerId::Public, "POST /", "", 405),
         (ListenerId::Public, "POST /echo", "", 405),
         (ListenerId::Public, "POST /nowhere", "", 404),
