@@ -107,6 +107,10 @@ pub struct Counters {
     pub publications_dropped: Labelled,
     /// Publications that became a gap because too much waited, by where: for a worker, or for a channel's subscribers.
     pub publications_collapsed: Labelled,
+    /// Publications that history let go of, by reason.
+    pub history_trimmed: Labelled,
+    /// Subscribes and publishes refused because there were too many channels.
+    pub channels_refused: u64,
     /// Messages that found a mailbox full, by worker.
     pub mailbox_spilled: Labelled,
     pub received_bytes: u64,
@@ -125,6 +129,7 @@ impl Counters {
         self.connections_accepted += other.connections_accepted;
         self.pong_timeouts += other.pong_timeouts;
         self.publish_duplicates += other.publish_duplicates;
+        self.channels_refused += other.channels_refused;
         self.received_bytes += other.received_bytes;
         self.sends += other.sends;
         for (total, count) in self.deliveries.iter_mut().zip(other.deliveries) {
@@ -139,7 +144,7 @@ impl Counters {
     }
 
     /// Counters with labels: name, label names, counts.
-    fn families(&self) -> [(&'static str, &'static [&'static str], &Labelled); 15] {
+    fn families(&self) -> [(&'static str, &'static [&'static str], &Labelled); 16] {
         [
             ("connections_refused_total", &["reason"], &self.connections_refused),
             ("disconnects_total", &["transport", "code"], &self.disconnects),
@@ -150,6 +155,7 @@ impl Counters {
             ("slow_consumer_total", &["policy"], &self.slow_consumer),
             ("publications_dropped_total", &["policy"], &self.publications_dropped),
             ("publications_collapsed_total", &["at"], &self.publications_collapsed),
+            ("history_trimmed_total", &["reason"], &self.history_trimmed),
             ("mailbox_spilled_total", &["worker"], &self.mailbox_spilled),
             ("http_requests_total", &["door", "method", "status"], &self.http_requests),
             ("http_parse_errors_total", &["reason"], &self.http_parse_errors),
@@ -159,7 +165,7 @@ impl Counters {
         ]
     }
 
-    fn families_mut(&mut self) -> [&mut Labelled; 15] {
+    fn families_mut(&mut self) -> [&mut Labelled; 16] {
         [
             &mut self.connections_refused,
             &mut self.disconnects,
@@ -170,6 +176,7 @@ impl Counters {
             &mut self.slow_consumer,
             &mut self.publications_dropped,
             &mut self.publications_collapsed,
+            &mut self.history_trimmed,
             &mut self.mailbox_spilled,
             &mut self.http_requests,
             &mut self.http_parse_errors,
@@ -214,6 +221,7 @@ impl Snapshot {
             ("connections_accepted_total", counters.connections_accepted),
             ("pong_timeouts_total", counters.pong_timeouts),
             ("publish_duplicates_total", counters.publish_duplicates),
+            ("channels_refused_total", counters.channels_refused),
             ("received_bytes_total", counters.received_bytes),
             ("sends_total", counters.sends),
         ] {

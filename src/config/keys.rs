@@ -231,7 +231,7 @@ static POLL: [Key<Config>; 1] = [Key {
     live: true,
 }];
 
-static CHANNELS: [Key<Config>; 6] = [
+static CHANNELS: [Key<Config>; 7] = [
     Key {
         name: "per_connection_max",
         doc: "Channels that one connection may hold. A URL names at most 32 of them.",
@@ -242,6 +242,12 @@ static CHANNELS: [Key<Config>; 6] = [
         name: "publication_bytes_max",
         doc: "Bytes of a publication's payload.",
         field: |config| Field::Bytes(&mut config.shard.hub.publication_bytes_max, 1..=64 * MIB),
+        live: true,
+    },
+    Key {
+        name: "entries_max",
+        doc: "Channels in use per worker. Above it subscribing and publishing to another one is refused for now.",
+        field: |config| Field::Count(&mut config.shard.hub.entries_max, 1..=1_000_000_000),
         live: true,
     },
     Key {
@@ -258,7 +264,7 @@ static CHANNELS: [Key<Config>; 6] = [
     },
     Key {
         name: "history_bytes_max",
-        doc: "History of all channels of one worker; above it the least recently used channel is trimmed.",
+        doc: "History of all channels of one worker; above it the least recently used channels lose their oldest publications.",
         field: |config| Field::Bytes(&mut config.shard.hub.history_bytes_max, 0..=1024 * GIB),
         live: true,
     },

@@ -212,6 +212,7 @@ fn every_option_has_a_key() {
         per_connection_max: _,
         publication_bytes_max: _,
         position_ttl: _,
+        entries_max: _,
         position_records_max: _,
         history_bytes_max: _,
         idempotency_window: _,

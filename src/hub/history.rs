@@ -20,13 +20,10 @@ pub struct Trimmed {
     /// Offset of the last publication that went, if any did.
     pub last: Option<u64>,
     pub bytes: usize,
-}
-
-impl Trimmed {
-    fn add(&mut self, publication: &Publication) {
-        self.last = Some(publication.position.offset);
-        self.bytes += publication.bytes();
-    }
+    /// Publications that were too old.
+    pub expired: u64,
+    /// Publications that were too many.
+    pub surplus: u64,
 }
 
 impl History {
@@ -42,20 +39,33 @@ impl History {
     /// Drops what is older than `ttl` and what is more than `size`.
     pub fn trim(&mut self, size: usize, ttl: Duration, now: Nanos) -> Trimmed {
         let mut trimmed = Trimmed::default();
-        while let Some((at, publication)) = self.entries.front() {
-            if self.entries.len() <= size && now.since(*at) < ttl {
+        while let Some((at, _)) = self.entries.front() {
+            if now.since(*at) >= ttl {
+                trimmed.expired += 1;
+            } else if self.entries.len() > size {
+                trimmed.surplus += 1;
+            } else {
                 break;
             }
-            trimmed.add(publication);
-            self.entries.pop_front();
+            if let Some(oldest) = self.pop_oldest() {
+                trimmed.last = Some(oldest.position.offset);
+                trimmed.bytes += oldest.bytes();
+            }
         }
-        self.bytes -= trimmed.bytes;
         trimmed
     }
 
-    /// Drops everything.
-    pub fn clear(&mut self) -> Trimmed {
-        self.trim(0, Duration::ZERO, Nanos(u64::MAX))
+    /// Takes the oldest publication away.
+    pub fn pop_oldest(&mut self) -> Option<Arc<Publication>> {
+        let (_, oldest) = self.entries.pop_front()?;
+        self.bytes -= oldest.bytes();
+        Some(oldest)
+    }
+
+    /// Drops everything. Returns the bytes that went.
+    pub fn clear(&mut self) -> usize {
+        self.entries.clear();
+        std::mem::take(&mut self.bytes)
     }
 
     #[must_use]
@@ -97,5 +107,78 @@ impl History {
     #[must_use]
     pub fn newest(&self) -> Option<&Arc<Publication>> {
         self.entries.back().map(|(_, publication)| publication)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Epoch, StreamPosition, WallMs};
+    use crate::hub::{ChannelName, Draft, Payload, PayloadKind};
+
+    const FOREVER: Duration = Duration::MAX;
+
+    fn at(seconds: u64) -> Nanos {
+        Nanos(seconds * 1_000_000_000)
+    }
+
+    /// Publications at the offsets, one stored at each second from 0 on, of 1,000 bytes.
+    fn history(offsets: &[u64]) -> History {
+        let mut history = History::default();
+        for (second, &offset) in (0..).zip(offsets) {
+            let payload = Payload { kind: PayloadKind::Binary, bytes: vec![0; 1000].into() };
+            let position = StreamPosition { epoch: Epoch(1), offset };
+            let publication = Draft::new(ChannelName::parse("c").unwrap(), payload).into_publication(position, false, WallMs(0));
+            history.push(Arc::new(publication), at(second));
+        }
+        history
+    }
+
+    fn retained(history: &History) -> Vec<u64> {
+        history.page(0, usize::MAX).0.iter().map(|publication| publication.position.offset).collect()
+    }
+
+    #[test]
+    fn trimming_says_what_went_and_why() {
+        let mut history = history(&[1, 2, 3, 5, 6]);
+        let each = history.bytes / 5;
+        let trimmed = history.trim(3, Duration::from_secs(4), at(4));
+        assert_eq!(trimmed, Trimmed { last: Some(2), bytes: 2 * each, expired: 1, surplus: 1 });
+        assert_eq!((retained(&history), history.bytes), (vec![3, 5, 6], 3 * each));
+        assert_eq!(history.trim(3, Duration::from_secs(4), at(4)), Trimmed::default());
+        assert_eq!(history.trim(0, FOREVER, at(4)).last, Some(6));
+        assert_eq!((history.bytes, history.is_empty()), (0, true));
+    }
+
+    #[test]
+    fn a_publication_is_too_old_at_its_time_and_not_before() {
+        let mut history = history(&[1]);
+        let ttl = Duration::from_secs(5);
+        assert_eq!(history.trim(9, ttl, Nanos(at(5).0 - 1)).last, None);
+        assert_eq!(history.trim(9, ttl, at(5)).last, Some(1));
+    }
+
+    #[test]
+    fn a_page_holds_what_fits_and_at_least_one() {
+        let history = history(&[1, 2, 4, 5]);
+        let each = history.bytes / 4;
+        let page = |after, bytes_max| {
+            let (page, all) = history.page(after, bytes_max);
+            (page.iter().map(|publication| publication.position.offset).collect::<Vec<_>>(), all)
+        };
+        assert_eq!(page(0, 2 * each), (vec![1, 2], false));
+        assert_eq!(page(2, 2 * each), (vec![4, 5], true));
+        assert_eq!(page(2, 2 * each - 1), (vec![4], false));
+        assert_eq!(page(3, 1), (vec![4], false));
+        assert_eq!(page(4, 1), (vec![5], true));
+        assert_eq!(page(5, 1), (vec![], true));
+    }
+
+    #[test]
+    fn places_in_it_are_found_across_offsets_that_it_never_had() {
+        let history = history(&[1, 2, 4, 5]);
+        assert_eq!((history.first_after(2), history.first_after(5)), (Some(4), None));
+        assert_eq!((history.before_newest(2), history.before_newest(9), history.before_newest(0)), (Some(3), Some(0), None));
+        assert_eq!(history.newest().map(|newest| newest.position.offset), Some(5));
     }
 }

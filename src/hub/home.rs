@@ -1,16 +1,17 @@
 //! The home side of channels: offsets, history, positions, and which workers to tell.
 //!
 //! Invariants:
-//! - Offsets of an entry only grow; an entry's epoch never changes; a new entry draws a new one unless a record remembers it.
+//! - Offsets of an entry only grow; an entry's epoch never changes; a new entry has a new one unless a record remembers it.
 //! - `floor` is the highest offset that can no longer be served: resuming at it or above is exact, below it is a gap.
 //!   Publications that were never meant to be kept do not raise it.
-//! - An entry goes only when no worker is interested, nothing is retained, and [`LINGER`] has passed since its last use.
+//! - An entry goes only when no worker is interested, nothing is retained, and [`LINGER`] has passed since its last use, or
+//!   where there are too many. Looking at a channel makes none.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::history::{History, Trimmed};
+use super::history::History;
 use super::message::{Answer, Start, Stored, Subscribe};
 use super::publication::{ChannelName, Draft, Publication};
 use super::recency::Recency;
@@ -20,6 +21,10 @@ use crate::base::{Arena, Epoch, Key, Mutant, Nanos, Now, Random, ShardId, Stream
 
 /// Bytes of publications in one answer; a larger single publication still goes, alone.
 pub const PAGE_BYTES_MAX: usize = 32 << 10;
+/// Entries looked at again per sweep, and publications trimmed for memory per publication.
+const STEPS_MAX: usize = 1024;
+/// Unused entries that are looked for when there is no room for another one.
+const CANDIDATES_MAX: usize = 64;
 /// How long an unused entry stays: more than twice the longest poll.
 pub const LINGER: Duration = Duration::from_secs(120);
 
@@ -65,6 +70,23 @@ pub enum PublishError {
     UnknownNamespace,
     /// The payload is larger than the limit.
     TooLarge { bytes: usize, bytes_max: usize },
+    /// The channel's worker has no room for another channel.
+    TooManyChannels,
+}
+
+/// The worker has no room for another channel now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooManyChannels;
+
+/// Publications that history let go of before its reader asked, by reason.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TrimCounts {
+    /// More than the namespace's `history_size`.
+    pub size: u64,
+    /// Older than its time.
+    pub ttl: u64,
+    /// More than the worker's `history_bytes_max`.
+    pub memory: u64,
 }
 
 /// A stored publication and whom to tell.
@@ -86,7 +108,10 @@ pub struct Home {
     revisit: VecDeque<(Nanos, Key)>,
     records: PositionRecords,
     idempotency: Idempotency,
-    random: Random,
+    /// Epochs of channels that nothing is known of. See [`Home::fresh`].
+    epochs: ahash::RandomState,
+    trimmed: TrimCounts,
+    refused: u64,
 }
 
 #[derive(Debug)]
@@ -102,14 +127,29 @@ struct Entry {
 }
 
 impl Entry {
+    fn new(name: ChannelName, position: StreamPosition, now: Nanos) -> Self {
+        Self {
+            name,
+            epoch: position.epoch,
+            top: position.offset,
+            floor: position.offset,
+            workers: WorkerSet::default(),
+            history: None,
+            used: now,
+            queued: false,
+        }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.workers.is_empty() && self.history.is_none()
+    }
+
     const fn position(&self, offset: u64) -> StreamPosition {
         StreamPosition { epoch: self.epoch, offset }
     }
 
-    fn raise_floor(&mut self, trimmed: Trimmed) {
-        if let Some(last) = trimmed.last {
-            self.floor = self.floor.max(last);
-        }
+    fn raise_floor(&mut self, lost: Option<u64>) {
+        self.floor = self.floor.max(lost.unwrap_or(0));
     }
 }
 
@@ -126,26 +166,45 @@ impl Home {
             revisit: VecDeque::new(),
             records: PositionRecords::seeded(random.bits()),
             idempotency: Idempotency::default(),
-            random,
+            epochs: ahash::RandomState::with_seeds(random.bits(), random.bits(), random.bits(), random.bits()),
+            trimmed: TrimCounts::default(),
+            refused: 0,
         }
     }
 
-    /// Answers a subscribe and, if it is more than a look, notes the worker's interest.
-    pub fn subscribe(&mut self, worker: ShardId, request: &Subscribe, options: &Options, now: Now) -> Answer {
-        let key = self.entry(&request.channel, options, now.monotonic);
-        self.trim(key, options, now.monotonic);
-        let entry = &mut self.channels[key];
-        if request.interest {
-            entry.workers.insert(worker);
+    /// Answers a subscribe and notes the worker's interest, or only looks.
+    ///
+    /// # Errors
+    /// Where the channel would be one too many. A look is always answered.
+    pub fn subscribe(
+        &mut self,
+        worker: ShardId,
+        request: &Subscribe,
+        options: &Options,
+        now: Now,
+    ) -> Result<Answer, TooManyChannels> {
+        if !request.interest {
+            return Ok(self.look(&request.channel, request.start, options, now.monotonic));
         }
-        answer(entry, request.start, options)
+        let key = self.entry(&request.channel, options, now.monotonic)?;
+        self.channels[key].workers.insert(worker);
+        self.note_read(key);
+        Ok(self.look(&request.channel, request.start, options, now.monotonic))
     }
 
     /// Answers a page request of a catching-up subscriber.
     pub fn next_page(&mut self, channel: &ChannelName, after: StreamPosition, options: &Options, now: Now) -> Answer {
-        let key = self.entry(channel, options, now.monotonic);
-        self.trim(key, options, now.monotonic);
-        answer(&self.channels[key], Start::After(after), options)
+        if let Some(&key) = self.names.get(channel) {
+            self.note_read(key);
+        }
+        self.look(channel, Start::After(after), options, now.monotonic)
+    }
+
+    /// Answers and changes nothing but what time changes.
+    fn look(&mut self, channel: &ChannelName, start: Start, options: &Options, now: Nanos) -> Answer {
+        let Some(&key) = self.names.get(channel) else { return answer(&self.unmade(channel, options, now), start, options) };
+        self.trim(key, options, now);
+        answer(&self.channels[key], start, options)
     }
 
     /// The worker has no subscriber of the channel any more.
@@ -168,40 +227,49 @@ impl Home {
             return Err(PublishError::TooLarge { bytes, bytes_max: options.publication_bytes_max });
         }
         self.idempotency.expire(options.idempotency_window, now.monotonic);
-        if let Some(stored) = draft.idempotency_key.as_deref().and_then(|key| self.idempotency.recall(&draft.channel, key)) {
+        let earlier = draft
+            .idempotency_key
+            .as_deref()
+            .and_then(|key| self.idempotency.recall(&draft.channel, key, options.idempotency_window, now.monotonic));
+        if let Some(stored) = earlier {
             return Ok(Broadcast { stored: Stored { duplicate: true, ..stored }, publication: None });
         }
-        let key = self.entry(&draft.channel, options, now.monotonic);
+        let key = self.entry(&draft.channel, options, now.monotonic).map_err(|TooManyChannels| PublishError::TooManyChannels)?;
         let (idempotency_key, channel) = (draft.idempotency_key.clone(), draft.channel.clone());
         let (stored, publication, workers) = self.store(key, draft, namespace, now);
         if let Some(idempotency_key) = idempotency_key {
             self.idempotency.remember(&channel, &idempotency_key, stored, now.monotonic);
         }
-        self.trim(key, options, now.monotonic);
+        self.trim_to(key, namespace.retained(), namespace.ttl(), now.monotonic);
         self.keep_within_budget(options.history_bytes_max);
         self.queue(key, now.monotonic);
         Ok(Broadcast { stored, publication: Some((publication, workers)) })
     }
 
-    /// Frees what has outlived its use; a bounded amount of work per call.
-    pub fn sweep(&mut self, options: &Options, now: Now) {
-        for _ in 0..1024 {
-            match self.revisit.front() {
-                Some(&(at, key)) if at <= now.monotonic => {
-                    self.revisit.pop_front();
-                    self.revisit(key, options, now.monotonic);
-                }
-                _ => break,
-            }
+    /// Frees what has outlived its use; a bounded amount of work per call. True if more is overdue: call again in the next turn.
+    pub fn sweep(&mut self, options: &Options, now: Now) -> bool {
+        let mut steps = 0;
+        while let Some(&(_, key)) = self.revisit.front().filter(|(at, _)| *at <= now.monotonic && steps < STEPS_MAX) {
+            self.revisit.pop_front();
+            self.revisit(key, options, now.monotonic);
+            steps += 1;
         }
-        self.records.expire(options.position_ttl, now.monotonic);
-        self.idempotency.expire(options.idempotency_window, now.monotonic);
+        let records = self.records.expire(options.position_ttl, now.monotonic);
+        let keys = self.idempotency.expire(options.idempotency_window, now.monotonic);
+        let bytes = self.keep_within_budget(options.history_bytes_max);
+        steps == STEPS_MAX || records || keys || bytes
     }
 
-    /// When [`Home::sweep`] next has something to do.
+    /// Publications trimmed from history since the start.
     #[must_use]
-    pub fn next_sweep(&self) -> Option<Nanos> {
-        self.revisit.front().map(|(at, _)| *at)
+    pub const fn trimmed(&self) -> TrimCounts {
+        self.trimmed
+    }
+
+    /// Subscribes and publishes refused since the start because there were too many channels.
+    #[must_use]
+    pub const fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// Channels with an entry here.
@@ -223,27 +291,44 @@ impl Home {
     }
 
     /// The channel's entry, made (from its position record if there is one) where there is none.
-    fn entry(&mut self, channel: &ChannelName, options: &Options, now: Nanos) -> Key {
+    fn entry(&mut self, channel: &ChannelName, options: &Options, now: Nanos) -> Result<Key, TooManyChannels> {
         if let Some(&key) = self.names.get(channel) {
             self.channels[key].used = now;
-            return key;
+            return Ok(key);
+        }
+        if self.channels.len() >= options.entries_max && !self.forget_an_unused(options, now) {
+            self.refused += 1;
+            return Err(TooManyChannels);
         }
         let remembered = self.records.recall(channel, options.position_ttl, now);
-        let bits = if mutated(Mutant::EpochReused) { 1 } else { self.random.bits() };
-        let position = remembered.unwrap_or(StreamPosition { epoch: Epoch(bits), offset: 0 });
-        let key = self.channels.insert(Entry {
-            name: channel.clone(),
-            epoch: position.epoch,
-            top: position.offset,
-            floor: position.offset,
-            workers: WorkerSet::default(),
-            history: None,
-            used: now,
-            queued: false,
-        });
+        let position = remembered.unwrap_or_else(|| self.fresh(channel));
+        let key = self.channels.insert(Entry::new(channel.clone(), position, now));
         self.names.insert(channel.clone(), key);
         self.queue(key, now);
-        key
+        Ok(key)
+    }
+
+    /// What a channel without an entry would be if it had one: so long as nobody uses it, every look says the same.
+    fn unmade(&self, channel: &ChannelName, options: &Options, now: Nanos) -> Entry {
+        let position = self.records.peek(channel, options.position_ttl, now).unwrap_or_else(|| self.fresh(channel));
+        Entry::new(channel.clone(), position, now)
+    }
+
+    /// The start of a history that is not known to have been: 64 bits from a keyed hash of the name and of how many positions
+    /// have been lost so far, the channel's own perhaps among them. Drawn, they would have to be remembered for every name that
+    /// somebody looks at.
+    fn fresh(&self, channel: &ChannelName) -> StreamPosition {
+        let bits = if mutated(Mutant::EpochReused) { 1 } else { self.epochs.hash_one((channel.as_str(), self.records.lost())) };
+        StreamPosition { epoch: Epoch(bits), offset: 0 }
+    }
+
+    /// Makes room for an entry where one of those unused for longest can go before its time.
+    fn forget_an_unused(&mut self, options: &Options, now: Nanos) -> bool {
+        let mut candidates = self.revisit.iter().take(CANDIDATES_MAX);
+        let Some(at) = candidates.position(|(_, key)| self.channels.get(*key).is_some_and(Entry::is_unused)) else { return false };
+        let Some((_, key)) = self.revisit.remove(at) else { return false };
+        self.forget(key, options, now);
+        true
     }
 
     fn store(&mut self, key: Key, draft: Draft, namespace: &Namespace, now: Now) -> (Stored, Arc<Publication>, WorkerSet) {
@@ -257,7 +342,7 @@ impl Home {
         if keeps {
             let history = entry.history.get_or_insert_default();
             if state {
-                self.history_bytes -= history.clear().bytes;
+                self.history_bytes -= history.clear();
             }
             self.history_bytes += history.push(Arc::clone(&publication), now.monotonic);
             self.with_history.touch(key.index);
@@ -268,29 +353,55 @@ impl Home {
     }
 
     fn trim(&mut self, key: Key, options: &Options, now: Nanos) {
+        let namespace = options.namespace(self.channels[key].name.as_str());
+        let (size, ttl) = namespace.map_or((0, Duration::ZERO), |namespace| (namespace.retained(), namespace.ttl()));
+        self.trim_to(key, size, ttl, now);
+    }
+
+    fn trim_to(&mut self, key: Key, size: usize, ttl: Duration, now: Nanos) {
         let entry = &mut self.channels[key];
         let Some(history) = entry.history.as_mut() else { return };
-        let (size, ttl) =
-            options.namespace(entry.name.as_str()).map_or((0, Duration::ZERO), |namespace| (namespace.retained(), namespace.ttl()));
         let trimmed = history.trim(size, ttl, now);
         self.history_bytes -= trimmed.bytes;
+        self.trimmed.size += trimmed.surplus;
+        self.trimmed.ttl += trimmed.expired;
         if history.is_empty() {
             entry.history = None;
             self.with_history.remove(key.index);
         }
-        entry.raise_floor(trimmed);
+        entry.raise_floor(trimmed.last);
     }
 
-    fn keep_within_budget(&mut self, bytes_max: usize) {
-        while self.history_bytes > bytes_max {
-            let Some(index) = self.with_history.oldest() else { return };
-            self.with_history.remove(index);
-            let Some(entry) = self.channels.at_mut(index) else { continue };
-            if let Some(mut history) = entry.history.take() {
-                let trimmed = history.clear();
-                self.history_bytes -= trimmed.bytes;
-                entry.raise_floor(trimmed);
+    /// Lets go of the oldest publications of the channels unused for longest until all fits, a bounded number per call. True if
+    /// that was not enough.
+    fn keep_within_budget(&mut self, bytes_max: usize) -> bool {
+        for _ in 0..STEPS_MAX {
+            if self.history_bytes <= bytes_max {
+                return false;
             }
+            let Some(index) = self.with_history.oldest() else { return false };
+            let oldest = self.channels.at_mut(index).and_then(|entry| {
+                let oldest = entry.history.as_mut()?.pop_oldest()?;
+                entry.raise_floor(Some(oldest.position.offset));
+                Some(oldest)
+            });
+            let Some(oldest) = oldest else {
+                self.with_history.remove(index);
+                if let Some(entry) = self.channels.at_mut(index) {
+                    entry.history = None;
+                }
+                continue;
+            };
+            self.history_bytes -= oldest.bytes();
+            self.trimmed.memory += 1;
+        }
+        self.history_bytes > bytes_max
+    }
+
+    /// Reading a channel is using it: others are trimmed before it.
+    fn note_read(&mut self, key: Key) {
+        if self.channels[key].history.is_some() {
+            self.with_history.touch(key.index);
         }
     }
 
@@ -307,7 +418,7 @@ impl Home {
         self.trim(key, options, now);
         let entry = &mut self.channels[key];
         entry.queued = false;
-        if entry.workers.is_empty() && entry.history.is_none() && now.since(entry.used) >= LINGER {
+        if entry.is_unused() && now.since(entry.used) >= LINGER {
             self.forget(key, options, now);
         } else {
             self.queue(key, now);

@@ -43,7 +43,22 @@ impl Bench {
 
     fn ask(&mut self, channel: &str, start: Start, now: Now) -> Answer {
         let request = Subscribe { channel: name(channel), subscription: Key { index: 0, generation: 0 }, start, interest: true };
-        self.home.subscribe(ShardId(1), &request, &self.options, now)
+        self.home.subscribe(ShardId(1), &request, &self.options, now).unwrap()
+    }
+
+    fn look(&mut self, channel: &str, now: Now) -> StreamPosition {
+        let subscription = Key { index: 0, generation: 0 };
+        let request = Subscribe { channel: name(channel), subscription, start: Start::Now, interest: false };
+        self.home.subscribe(ShardId(1), &request, &self.options, now).unwrap().top
+    }
+
+    /// Sweeps until nothing is overdue; returns how often that took.
+    fn sweep(&mut self, now: Now) -> usize {
+        let mut sweeps = 1;
+        while self.home.sweep(&self.options, now) {
+            sweeps += 1;
+        }
+        sweeps
     }
 }
 
@@ -167,15 +182,128 @@ fn beyond_the_bound_the_oldest_position_is_forgotten_and_the_epoch_is_new() {
 }
 
 #[test]
-fn over_the_memory_budget_the_least_recently_published_channel_is_trimmed() {
-    let mut bench = Bench::new(Options { history_bytes_max: 3000, ..options(100) });
-    let first = bench.publish("a", at(0));
-    bench.publish("b", at(0));
-    bench.publish("b", at(0));
-    let answer = bench.ask("a", Start::After(StreamPosition { offset: 0, ..first }), at(0));
-    assert_eq!(gap(&answer), Some((GapReason::Expired, Some(0), 2, Some(1))));
-    assert_eq!(offsets(&bench.ask("b", Start::Beginning, at(0))), [1, 2]);
-    assert!(bench.home.history_bytes() <= 3000);
+fn over_the_memory_budget_the_channels_unused_for_longest_lose_their_oldest() {
+    let each = {
+        let mut bench = Bench::new(options(100));
+        bench.publish("a", at(0));
+        bench.home.history_bytes()
+    };
+    let mut bench = Bench::new(Options { history_bytes_max: 10 * each, ..options(100) });
+    for channel in ["a", "b", "c"] {
+        for _ in 0..3 {
+            bench.publish(channel, at(0));
+        }
+    }
+    bench.ask("a", Start::Now, at(0));
+    for _ in 0..3 {
+        bench.publish("c", at(0));
+    }
+    let mut kept = |channel: &str| offsets(&bench.ask(channel, Start::Beginning, at(0)));
+    assert_eq!((kept("a"), kept("b")), (vec![1, 2, 3], vec![3]), "a was read since, and b needs to lose no more than two");
+    assert_eq!(kept("c"), (1..=6).collect::<Vec<u64>>());
+    assert_eq!((bench.home.history_bytes(), bench.home.trimmed().memory), (10 * each, 2));
+    let start = Start::After(StreamPosition { offset: 0, ..bench.look("b", at(0)) });
+    assert_eq!(gap(&bench.ask("b", start, at(0))), Some((GapReason::Expired, Some(0), 3, Some(2))));
+}
+
+#[test]
+fn a_smaller_budget_is_reached_in_steps() {
+    let mut bench = Bench::new(options(10_000));
+    for _ in 0..3 * STEPS_MAX {
+        bench.home.publish(draft("c", 1), &bench.options, at(0)).unwrap();
+    }
+    bench.options.history_bytes_max = 0;
+    assert_eq!(bench.sweep(at(1)), 3);
+    assert_eq!((bench.home.history_bytes(), bench.home.trimmed().memory), (0, 3 * STEPS_MAX as u64));
+    bench.publish("c", at(1));
+    assert_eq!(bench.home.history_bytes(), 0, "nothing is kept where nothing may be");
+}
+
+#[test]
+fn what_is_trimmed_is_counted_by_its_reason() {
+    let mut bench = Bench::new(options(2));
+    bench.publish_many("c", 3);
+    bench.ask("c", Start::Now, at(300));
+    assert_eq!(bench.home.trimmed(), TrimCounts { size: 1, ttl: 2, memory: 0 });
+}
+
+#[test]
+fn looking_at_a_channel_makes_none_and_says_the_same_every_time() {
+    let mut bench = Bench::new(options(10));
+    let seen = bench.look("a", at(0));
+    assert_eq!((bench.look("a", at(500)), bench.home.channels(), bench.home.position_records()), (seen, 0, 0));
+    assert_ne!(bench.look("b", at(0)).epoch, seen.epoch);
+    assert_eq!(bench.ask("a", Start::After(seen), at(500)).outcome, Outcome::Exact, "what was seen can be resumed from");
+    let published = bench.publish("a", at(500));
+    assert_eq!((published.epoch, bench.look("a", at(500))), (seen.epoch, published));
+    bench.home.leave(ShardId(1), &name("a"), at(500));
+    bench.sweep(at(1000));
+    assert_eq!(bench.home.channels(), 0);
+    assert_eq!((bench.look("a", at(1000)), bench.look("a", at(1000))), (published, published), "a record is not used up by a look");
+}
+
+#[test]
+fn a_look_keeps_nothing_alive() {
+    let mut bench = Bench::new(options(0));
+    bench.publish("a", at(0));
+    bench.look("a", at(100));
+    bench.sweep(at(LINGER.as_secs()));
+    assert_eq!(bench.home.channels(), 0);
+}
+
+#[test]
+fn many_unused_channels_go_as_fast_as_they_came() {
+    let mut bench = Bench::new(Options { position_records_max: 10, ..options(0) });
+    for channel in 0..10 * STEPS_MAX {
+        bench.publish(&channel.to_string(), at(0));
+    }
+    assert_eq!(bench.sweep(at(LINGER.as_secs())), 11, "some in each turn, and turns until nothing is overdue");
+    assert_eq!((bench.home.channels(), bench.home.position_records()), (0, 10));
+}
+
+#[test]
+fn what_is_too_old_goes_from_every_channel_without_being_asked_for() {
+    let mut bench = Bench::new(options(10));
+    for channel in 0..3 * STEPS_MAX {
+        bench.publish(&channel.to_string(), at(0));
+    }
+    bench.sweep(at(LINGER.as_secs()));
+    bench.sweep(at(2 * LINGER.as_secs()));
+    bench.sweep(at(3 * LINGER.as_secs()));
+    assert_eq!((bench.home.history_bytes(), bench.home.channels()), (0, 0));
+}
+
+#[test]
+fn there_are_no_more_channels_than_may_be_and_unused_ones_go_first() {
+    let mut bench = Bench::new(Options { entries_max: 2, ..options(0) });
+    bench.ask("a", Start::Now, at(0));
+    let unused = bench.publish("b", at(0));
+    bench.ask("c", Start::Now, at(1));
+    assert_eq!((bench.home.channels(), bench.look("b", at(1))), (2, unused), "b is only remembered now");
+    let request =
+        Subscribe { channel: name("d"), subscription: Key { index: 0, generation: 0 }, start: Start::Now, interest: true };
+    assert_eq!(bench.home.subscribe(ShardId(1), &request, &bench.options, at(2)).unwrap_err(), TooManyChannels);
+    assert_eq!(bench.home.publish(draft("d", 1), &bench.options, at(2)).unwrap_err(), PublishError::TooManyChannels);
+    assert_eq!((bench.home.channels(), bench.home.refused()), (2, 2));
+    bench.publish("a", at(2));
+    bench.look("d", at(2));
+    bench.home.leave(ShardId(1), &name("a"), at(3));
+    bench.ask("d", Start::Now, at(3));
+    assert_eq!(bench.home.channels(), 2);
+}
+
+#[test]
+fn a_states_value_outlives_the_time_of_histories_unless_it_has_its_own() {
+    let mut options = options(0);
+    options.namespaces[0].kind = ChannelKind::State;
+    let mut bench = Bench::new(options);
+    bench.publish("c", at(0));
+    bench.sweep(at(10_000));
+    assert_eq!(offsets(&bench.ask("c", Start::Now, at(10_000))), [1]);
+    bench.options.namespaces[0].state_ttl = Duration::from_secs(60);
+    bench.publish("c", at(10_000));
+    assert_eq!(offsets(&bench.ask("c", Start::Now, at(10_059))), [2]);
+    assert!(offsets(&bench.ask("c", Start::Now, at(10_060))).is_empty());
 }
 
 #[test]

@@ -28,6 +28,9 @@ pub use super::fan::{Cursor, Run};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct AudienceId(pub u16);
 
+/// Polled channels looked at again per call.
+const LINGERING_STEPS_MAX: usize = 1024;
+
 /// End of a connection's list of subscriptions.
 pub const NO_SUBSCRIPTION: u32 = u32::MAX;
 
@@ -277,10 +280,12 @@ impl Local {
         }
     }
 
-    /// Lets go of channels that have lingered long enough; returns one that the home is to be told about. Call until `None`.
-    pub fn stop_lingering(&mut self, now: Nanos) -> Option<ChannelName> {
-        while let Some(&(at, key)) = self.lingering.front().filter(|(at, _)| *at <= now) {
-            debug_assert!(at <= now);
+    /// Lets go of channels that have lingered long enough, a bounded number per call: those that their homes are to be told
+    /// about, and whether there are more.
+    pub fn stop_lingering(&mut self, now: Nanos) -> (Vec<ChannelName>, bool) {
+        let mut unwanted = Vec::new();
+        for _ in 0..LINGERING_STEPS_MAX {
+            let Some(&(_, key)) = self.lingering.front().filter(|(at, _)| *at <= now) else { return (unwanted, false) };
             self.lingering.pop_front();
             let Some(channel) = self.channels.get_mut(key) else { continue };
             let Some(until) = channel.recent.as_ref().map(|recent| recent.until) else { continue };
@@ -292,10 +297,10 @@ impl Local {
             if channel.subscriptions == 0
                 && let Left::Unwanted(name) = self.forget(key)
             {
-                return Some(name);
+                unwanted.push(name);
             }
         }
-        None
+        (unwanted, true)
     }
 
     #[must_use]

@@ -145,10 +145,26 @@ fn a_channel_lingers_after_its_last_poll_and_then_the_home_is_told() {
     let mut bench = Bench::default();
     bench.poll(seconds(0));
     bench.poll(seconds(100));
-    assert_eq!(bench.local.stop_lingering(seconds(120)), None, "it was polled again");
-    assert_eq!(bench.local.stop_lingering(seconds(219)), None);
-    assert_eq!(bench.local.stop_lingering(seconds(220)), Some(name("c")));
-    assert_eq!(bench.local.stop_lingering(seconds(220)), None);
+    assert_eq!(bench.local.stop_lingering(seconds(120)), (vec![], false), "it was polled again");
+    assert_eq!(bench.local.stop_lingering(seconds(219)), (vec![], false));
+    assert_eq!(bench.local.stop_lingering(seconds(220)), (vec![name("c")], false));
+    assert_eq!(bench.local.stop_lingering(seconds(220)), (vec![], false));
+}
+
+#[test]
+fn letting_go_of_many_channels_is_cut_into_steps() {
+    let mut local = Local::default();
+    for channel in 0..LINGERING_STEPS_MAX + 1 {
+        let conn = ConnId { slot: 1, generation: 1 };
+        let key = local.join(&name(&channel.to_string()), conn, AudienceId(0), Start::Now, NO_SUBSCRIPTION);
+        local.answered(key, &Answer { top: TOP, from: TOP, outcome: Outcome::Exact, page: Vec::new(), head: true });
+        local.linger(key, seconds(0));
+        local.leave(key);
+    }
+    let (first, more) = local.stop_lingering(seconds(120));
+    assert_eq!((first.len(), more), (LINGERING_STEPS_MAX, true));
+    let (rest, more) = local.stop_lingering(seconds(120));
+    assert_eq!((rest.len(), more), (1, false));
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub enum Message {
     Publish { request: PublishRef, draft: Box<Draft> },
     /// From the home: answer to `Subscribe`, in the same FIFO as later publications.
     Subscribed { subscription: Key, answer: Box<Answer> },
+    /// From the home: the subscription cannot be had now; there are too many channels.
+    Refused { subscription: Key },
     /// From the home: answer to `NextPage`, in the same FIFO as later publications.
     Page { subscription: Key, answer: Box<Answer> },
     /// From the home: a publication for this worker's subscribers.
@@ -45,7 +47,12 @@ impl Message {
                 Self::Subscribed { answer, .. } | Self::Page { answer, .. } => size_of::<Answer>() + answer.page.len() * 8,
                 Self::Publication(publication) => publication.bytes(),
                 Self::Scraped { .. } => size_of::<Snapshot>(),
-                Self::NextPage { .. } | Self::Leave { .. } | Self::Lost { .. } | Self::Published { .. } | Self::Scrape { .. } => 0,
+                Self::Refused { .. }
+                | Self::NextPage { .. }
+                | Self::Leave { .. }
+                | Self::Lost { .. }
+                | Self::Published { .. }
+                | Self::Scrape { .. } => 0,
             }
     }
 }

@@ -22,7 +22,7 @@ mod recent;
 mod records;
 pub mod token;
 
-pub use home::{Gap, GapReason, Home, Outcome, PublishError};
+pub use home::{Gap, GapReason, Home, Outcome, PublishError, TooManyChannels};
 pub use local::{AudienceId, Local};
 pub use message::{Answer, Message, PublishRef, Start, Stored, Subscribe};
 pub use options::{Access, ChannelKind, Namespace, Options, SlowConsumer, UnknownNamespace};

@@ -9,11 +9,13 @@ pub struct Options {
     pub per_connection_max: usize,
     /// Bytes of one publication's payload.
     pub publication_bytes_max: usize,
+    /// Channels whose home is one worker; above it no other is made.
+    pub entries_max: usize,
     /// How long the epoch and offset of an unused channel are remembered.
     pub position_ttl: Duration,
     /// Position records of one worker; oldest out.
     pub position_records_max: usize,
-    /// History of all channels of one worker, in bytes; the least recently used channel is trimmed above it.
+    /// History of all channels of one worker, in bytes; above it the least recently used channels lose their oldest.
     pub history_bytes_max: usize,
     /// How long an idempotency key is remembered (`[api] idempotency_window`).
     pub idempotency_window: Duration,
@@ -27,6 +29,7 @@ impl Default for Options {
         Self {
             per_connection_max: 128,
             publication_bytes_max: 256 << 10,
+            entries_max: 1_000_000,
             position_ttl: Duration::from_secs(720 * 3600),
             position_records_max: 1_000_000,
             history_bytes_max: 256 << 20,

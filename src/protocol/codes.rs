@@ -90,6 +90,7 @@ impl From<PublishError> for ErrorCode {
         match error {
             PublishError::UnknownNamespace => Self::UnknownChannel,
             PublishError::TooLarge { .. } => Self::LimitExceeded,
+            PublishError::TooManyChannels => Self::Internal,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::workers_tests::{At, Workers, channel_of, options};
+use super::workers_tests::{At, Workers, channel_of, handshake, options};
 use crate::ws;
 
 #[test]
@@ -212,4 +212,47 @@ fn a_held_back_websocket_can_still_be_closed() {
     bench.send(publisher, &ws::encode::masked(ws::Opcode::Close, &1001u16.to_be_bytes(), [0; 4]));
     bench.settle();
     assert!(bench.is_closed(publisher));
+}
+
+#[test]
+fn without_room_for_another_channel_everybody_is_told_to_come_back() {
+    let mut limited = options();
+    limited.hub.entries_max = 1;
+    let mut bench = Workers::new(1, limited);
+    let first = bench.request(0, "GET /channels/a?via=stream HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(bench.got(first).contains("\"subscribed\""));
+    let poll = bench.request(0, "GET /channels/b HTTP/1.1\r\nHost: h\r\n\r\n");
+    let answer = bench.got(poll);
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After: 1") && answer.contains("entries_max"), "{answer}");
+    let stream = bench.request(0, "GET /channels/b?via=sse HTTP/1.1\r\nHost: h\r\n\r\n");
+    let answer = bench.got(stream);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("event: end\n"), "{answer}");
+    assert!(answer.contains("\"reconnect\":true"), "{answer}");
+    let socket = bench.request(0, &handshake("/channels/b"));
+    assert!(bench.got(socket).ends_with("overload"));
+    let publish = bench.publish(0, "/channels/b", "", "hi");
+    assert!(bench.got(publish).starts_with("HTTP/1.1 503"));
+    assert_eq!((bench.metric("channels_refused_total"), bench.metric("channels")), (4, 1));
+    let look = bench.request(0, "HEAD /channels/b HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(bench.got(look).starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn what_is_overdue_is_gone_on_with_in_the_next_turn() {
+    let mut bench = Workers::new(1, options());
+    let feed: String = (0..2000).map(|at| format!("GET /channels/c{at} HTTP/1.1\r\nHost: h\r\n\r\n")).collect();
+    let at = bench.accept(0);
+    for request in feed.as_bytes().chunks(2000) {
+        bench.send(at, request);
+    }
+    assert_eq!(bench.metric("channels"), 2000);
+    for _ in 0..2 {
+        // Polled channels stay for two minutes where they were polled, and then as long at their homes; time stands still while
+        // they go.
+        bench.now.monotonic = bench.now.monotonic + Duration::from_secs(125);
+        while bench.shards[0].poll_timeout().is_some_and(|at| at <= bench.now.monotonic) {
+            bench.turn(0);
+        }
+    }
+    assert_eq!((bench.metric("channels"), bench.metric("position_records")), (0, 2000));
 }

@@ -50,7 +50,7 @@ use std::time::Duration;
 
 use crate::base::{Blob, ConnId, Mutant, Nanos, Now, Random, ShardId, TICK, Wheel, mutated};
 use crate::http::cors::Origins;
-use crate::hub::{Home, Local, Message};
+use crate::hub::{Home, Local, Message, TooManyChannels};
 use crate::metrics::Counters;
 use crate::ws::{Deflater, Opcode, Scratch};
 use audience::Audiences;
@@ -172,17 +172,24 @@ impl Shard {
             }
         }
         if self.next_sweep <= now.monotonic {
-            self.next_sweep = now.monotonic + SWEEP_INTERVAL;
-            self.home.sweep(&self.options.hub, now);
-            while let Some(channel) = self.local.stop_lingering(now.monotonic) {
-                self.tell_home_left(channel);
-            }
+            let overdue = self.sweep(now);
+            self.next_sweep = now.monotonic + if overdue { Duration::ZERO } else { SWEEP_INTERVAL };
         }
         for (to, message) in self.late_replies.drain(..) {
             self.outbox.push(to, message);
         }
         self.continue_drain(now);
         self.continue_held(now);
+    }
+
+    /// Lets go of what has outlived its use, a bounded amount. True if more is overdue, which the next turn goes on with.
+    fn sweep(&mut self, now: Now) -> bool {
+        let (channels, lingering) = self.local.stop_lingering(now.monotonic);
+        for channel in channels {
+            self.tell_home_left(channel);
+        }
+        let kept = self.home.sweep(&self.options.hub, now);
+        lingering || kept
     }
 
     /// When [`Shard::handle_timeout`], [`Shard::fan_out`] or [`Shard::flush`] next has something to do.
@@ -249,8 +256,11 @@ impl Shard {
     fn message(&mut self, from: ShardId, message: Message, now: Now) {
         match message {
             Message::Subscribe(request) => {
-                let answer = Box::new(self.home.subscribe(from, &request, &self.options.hub, now));
-                let message = Message::Subscribed { subscription: request.subscription, answer };
+                let subscription = request.subscription;
+                let message = match self.home.subscribe(from, &request, &self.options.hub, now) {
+                    Ok(answer) => Message::Subscribed { subscription, answer: Box::new(answer) },
+                    Err(TooManyChannels) => Message::Refused { subscription },
+                };
                 if mutated(Mutant::ReplyOutsideFifo) {
                     self.late_replies.push((from, message));
                 } else {
@@ -264,6 +274,7 @@ impl Shard {
             Message::Leave { channel } => self.home.leave(from, &channel, now),
             Message::Publish { request, draft } => self.publish_here(from, request, *draft, now),
             Message::Subscribed { subscription, answer } => self.subscribed(subscription, *answer, now),
+            Message::Refused { subscription } => self.subscription_refused(subscription, now),
             Message::Page { subscription, answer } => self.paged(subscription, *answer, now),
             Message::Publication(publication) => {
                 let window = self.coalesce_window(&publication.channel);

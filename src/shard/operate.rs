@@ -173,6 +173,11 @@ impl Shard {
         counters.mailbox_spilled.add(label(self.id.0.into()), self.outbox.spilled());
         counters.publications_collapsed.add(label("mailbox".into()), self.outbox.collapsed());
         counters.publications_collapsed.add(label("fan_out".into()), self.local.collapsed());
+        let trimmed = self.home.trimmed();
+        for (reason, count) in [("size", trimmed.size), ("ttl", trimmed.ttl), ("memory", trimmed.memory)] {
+            counters.history_trimmed.add(label(reason.into()), count);
+        }
+        counters.channels_refused = self.home.refused();
         Snapshot {
             counters,
             subscriptions: self.local.subscriptions() as u64,

@@ -214,6 +214,22 @@ impl Shard {
         }
     }
 
+    /// The home has no room for the channel: come back later.
+    pub(super) fn subscription_refused(&mut self, subscription: Key, now: Now) {
+        let Some(conn) = self.local.subscription(subscription).map(|entry| entry.conn) else { return };
+        if !matches!(self.connections.get(conn).map(|cell| &cell.stage), Some(Stage::Poll(_))) {
+            return self.close_with(conn, Disconnect::Overload, now);
+        }
+        self.leave_all(conn);
+        let Some(Stage::Poll(poll)) = self.take_stage(conn) else { return };
+        self.refuse(
+            conn,
+            &poll.facts,
+            &Problem::unavailable("too many channels are in use: see entries_max in [channels]", 1),
+            now,
+        );
+    }
+
     pub(super) fn tell_home_left(&mut self, channel: ChannelName) {
         self.outbox.push(self.home(&channel), Message::Leave { channel });
     }

@@ -48,6 +48,11 @@ pub(super) fn options() -> Options {
     options
 }
 
+pub(super) fn handshake(target: &str) -> String {
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+    format!("GET {target} HTTP/1.1\r\nHost: h\r\n{upgrade}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+}
+
 /// A name whose home is the given one of so many workers.
 pub(super) fn channel_of(home: u16, workers: u16) -> String {
     let named = |at: u32| ChannelName::parse(&format!("c{at}")).unwrap();
@@ -83,10 +88,9 @@ impl Workers {
         self.request(worker, &(head + body))
     }
 
-    /// Opens a WebSocket and reads its handshake.
+    /// Opens a WebSocket and reads the answer to its handshake.
     pub fn websocket(&mut self, worker: usize, target: &str) -> At {
-        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-        let at = self.request(worker, &format!("GET {target} HTTP/1.1\r\nHost: h\r\n{upgrade}\r\n"));
+        let at = self.request(worker, &handshake(target));
         assert!(self.got(at).starts_with("HTTP/1.1 101"));
         at
     }

@@ -368,6 +368,7 @@ fn refusal(error: PublishError) -> Problem {
         PublishError::TooLarge { bytes, bytes_max } => {
             Problem::new(413, format!("the payload has {bytes} bytes, {bytes_max} are allowed"))
         }
+        PublishError::TooManyChannels => Problem::unavailable("too many channels are in use: see entries_max in [channels]", 1),
     }
 }
 
