@@ -1,7 +1,10 @@
 //! Listening sockets: one per worker and address, with every option that accepted connections inherit.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,6 +20,43 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// time after the process has gone.
 const PREDECESSOR_WAIT: Duration = Duration::from_secs(1);
 const PREDECESSOR_STEP: Duration = Duration::from_millis(20);
+
+/// How long another server's start-up on the same port is waited for. Whoever holds the claim for longer is not one that will
+/// listen soon, and must not be able to keep a server from starting.
+const CLAIM_WAIT: Duration = Duration::from_secs(10);
+
+/// The right to start on some ports, one server at a time: between a server's [`probe`] and its listening nobody can see it, and
+/// two that probe at once would both go on. Held until dropped, or until the process ends, however it does.
+///
+/// An abstract Unix address is exclusive among all users, belongs to the network namespace as ports do, and leaves nothing behind.
+pub struct Claim(#[allow(dead_code, reason = "held for as long as it lives; only tests look at it")] Vec<UnixDatagram>);
+
+impl Claim {
+    /// Waits for the ports' turn. Where there is none to be had in time the probe alone has to do.
+    pub fn wait(ports: impl IntoIterator<Item = u16>) -> Self {
+        Self::wait_until(ports, Instant::now() + CLAIM_WAIT)
+    }
+
+    fn wait_until(ports: impl IntoIterator<Item = u16>, end: Instant) -> Self {
+        // In one order for all, so that no two wait for each other.
+        let ports: BTreeSet<u16> = ports.into_iter().filter(|port| *port != 0).collect();
+        Self(ports.into_iter().filter_map(|port| claim(port, end)).collect())
+    }
+}
+
+fn claim(port: u16, end: Instant) -> Option<UnixDatagram> {
+    let address = UnixAddress::from_abstract_name(format!("ringmain-start-{port}")).ok()?;
+    loop {
+        match UnixDatagram::bind_addr(&address) {
+            Ok(held) => return Some(held),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => std::thread::sleep(PREDECESSOR_STEP),
+            Err(error) => {
+                tracing::warn!(port, %error, "cannot tell whether another server is starting on the port");
+                return None;
+            }
+        }
+    }
+}
 
 /// Binds without `SO_REUSEPORT`, which fails if anybody listens there already. With it, two processes would share the port, and
 /// publications would land in one while subscribers sit in the other.
@@ -84,6 +124,22 @@ mod tests {
         let address = first.local_addr().ok().and_then(|address| address.as_socket()).expect("bound");
         assert_eq!(probe(address).expect_err("in use").kind(), io::ErrorKind::AddrInUse);
         bind(address, None).expect("our own workers may share it");
+    }
+
+    #[test]
+    fn a_port_is_claimed_by_one_at_a_time() {
+        // Ports that nobody else's test claims: ephemeral ones that are ours for as long as these sockets live.
+        let sockets = [0; 2].map(|_| bind(loopback(), None).expect("a port"));
+        let [one, two] = sockets
+            .each_ref()
+            .map(|socket| socket.local_addr().ok().and_then(|address| address.as_socket()).expect("bound").port());
+        let now = Instant::now();
+        let first = Claim::wait_until([one, 0, one], now);
+        assert_eq!(first.0.len(), 1);
+        assert_eq!(Claim::wait_until([one, two], now).0.len(), 1, "the other port is free");
+        let waiting = std::thread::spawn(move || Claim::wait([two, one]).0.len());
+        drop(first);
+        assert_eq!(waiting.join().expect("no panic"), 2);
     }
 
     #[test]

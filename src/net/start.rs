@@ -161,6 +161,8 @@ pub struct Running {
 pub fn start(options: &ServeOptions) -> Result<Running, ServeError> {
     raise_descriptor_limit();
     let workers = options.workers();
+    // Until all workers listen: from then on a probe finds them.
+    let _claim = listen::Claim::wait(options.listen.iter().chain(&options.internal_listen).map(SocketAddr::port));
     let (mut listeners, addresses) = bind_all(options, workers)?;
     let (bell, control_bell) = make_bell()?;
     let eventfds = make_eventfds(workers, control_bell)?;

@@ -1,9 +1,13 @@
 //! Start, check, reload, drain, restart.
 
 use std::io::Write;
-use std::process::Command;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tungstenite::Message;
 
 use crate::support::{Server, wait_for};
@@ -96,4 +100,82 @@ fn health_and_metrics_answer() {
     {
         assert!(text.lines().any(|known| known == line), "{line} is missing in\n{text}");
     }
+}
+
+#[test]
+fn of_servers_started_at_once_on_one_port_one_serves() {
+    for round in 0..2 {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+        let start = || {
+            Command::new(env!("CARGO_BIN_EXE_ringmain"))
+                .args(["serve", "--workers", "2", "--listen", &format!("127.0.0.1:{port}")])
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("the binary starts")
+        };
+        let mut servers: Vec<_> = (0..3).map(|_| Some(start())).collect();
+        let mut refused = 0;
+        wait_for("all but one to give up", || {
+            for server in &mut servers {
+                if server.as_mut().is_some_and(|server| server.try_wait().expect("a child").is_some()) {
+                    let output = server.take().expect("it has ended").wait_with_output().expect("its last words");
+                    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+                    assert!(error.contains("already in use"), "round {round}: {error}");
+                    refused += 1;
+                }
+            }
+            (refused == 2).then_some(())
+        });
+        for mut server in servers.into_iter().flatten() {
+            wait_for("the last one to serve", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+            server.kill().expect("it runs");
+            server.wait().expect("a child");
+        }
+    }
+}
+
+/// Both ends of a terminal: the one to keep and the one to give to a process.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&ours).expect("ours to give");
+    unlockpt(&ours).expect("ours to open");
+    let name = ptsname(&ours, Vec::new()).expect("its name");
+    let theirs = rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).expect("its other end");
+    (ours, theirs)
+}
+
+#[test]
+fn ctrl_c_on_a_terminal_is_quick_and_still_says_goodbye_to_everybody() {
+    let (_ours, theirs) = terminal();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringmain"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--workers", "2"]).stdin(theirs);
+    let mut server = Server::spawn(command);
+    let mut sockets: Vec<_> = (0..200).map(|_| server.websocket("/channels/news")).collect();
+    for socket in &mut sockets {
+        socket.read().expect("the subscription");
+    }
+    let begin = Instant::now();
+    server.signal(Signal::INT);
+    for socket in &mut sockets {
+        match socket.read() {
+            Ok(Message::Close(Some(frame))) => assert_eq!(u16::from(frame.code), 1001),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(server.ended().success());
+    // The configured time is thirty seconds.
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_second_signal_ends_a_drain_that_waits_for_somebody() {
+    let mut server = Server::start(&[("RINGMAIN_SERVER__DRAIN_TIMEOUT", "1h"), ("RINGMAIN_HTTP__BODY_TIMEOUT", "1h")]);
+    let mut slow = server.connect();
+    slow.send("POST /channels/a HTTP/1.1\r\nHost: h\r\nX-API-Key: test-key\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    slow.read_until("100 Continue");
+    server.signal(Signal::INT);
+    wait_for("the listener to close", || std::net::TcpStream::connect(server.address).err());
+    server.signal(Signal::INT);
+    assert!(server.ended().success());
 }
