@@ -31,6 +31,15 @@ pub enum Run {
 }
 
 impl Run {
+    /// Whether it is nothing but what passes by on a state channel.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Publications(publications) => publications.iter().all(|publication| publication.role == Role::Passing),
+            Self::Lost(_) => false,
+        }
+    }
+
     /// The last offset of the run.
     #[must_use]
     pub fn last(&self) -> u64 {

@@ -54,14 +54,15 @@ impl Shard {
     fn fan_out_channel(&mut self, channel: Key, sends_max: u32, now: Now) -> u32 {
         let Some(mut cursor) = self.local.open(channel) else { return 0 };
         let name = self.local.channel_of(channel).clone();
+        let namespace = self.options.hub.namespace(name.as_str());
+        let (bytes_max, window) =
+            namespace.map_or((0, Duration::ZERO), |namespace| (namespace.queue_bytes_max, namespace.coalesce));
         let mut aftermath = std::mem::take(&mut self.aftermath);
-        let (bytes_max, _) = self.options.slow_consumer(&name);
         let sends = self.advance(channel, bytes_max, &mut cursor, sends_max, &mut aftermath);
         let run = cursor.run.clone();
         if cursor.group < self.local.groups(channel).len() {
             self.local.suspend(channel, cursor);
         } else {
-            let window = self.coalesce_window(&name);
             self.local.finish(channel, window, now.monotonic);
         }
         self.settle(&name, &run, &mut aftermath, now);
@@ -100,8 +101,14 @@ impl Shard {
 
     /// Does what the slice could not do under the cursor.
     fn settle(&mut self, name: &ChannelName, run: &Run, aftermath: &mut Aftermath, now: Now) {
+        let passing = run.is_passing();
         for (slot, frame) in aftermath.full.drain(..) {
-            self.slow_consumer(slot, frame, name, now);
+            if passing {
+                // It must not take the place of the channel's value, which nobody would send again.
+                self.give_up_passing(frame);
+            } else {
+                self.slow_consumer(slot, frame, name, now);
+            }
         }
         for index in aftermath.apart.drain(..) {
             let Some((subscription, _)) = self.local.subscription_at(index) else { continue };

@@ -31,6 +31,8 @@ mod reply;
 mod rig_tests;
 mod single;
 mod stage;
+#[cfg(test)]
+mod state_tests;
 mod stream;
 mod subscribe;
 mod upstream;

@@ -24,6 +24,8 @@ pub struct Outbox {
     me: ShardId,
     queues: Vec<Queue>,
     waiting: usize,
+    /// Whether some queue was offered something, or was congested, when it was last settled.
+    unsettled: bool,
     /// Messages that found their mailbox full, since the start.
     spilled: u64,
     /// Publications given up, since the start.
@@ -80,7 +82,8 @@ fn delivery_bytes(message: &Message) -> usize {
 impl Outbox {
     #[must_use]
     pub fn new(me: ShardId, shards: u16, bounds: SpillOptions) -> Self {
-        Self { bounds, me, queues: (0..shards).map(|_| Queue::default()).collect(), waiting: 0, spilled: 0, collapsed: 0 }
+        let queues = (0..shards).map(|_| Queue::default()).collect();
+        Self { bounds, me, queues, waiting: 0, unsettled: false, spilled: 0, collapsed: 0 }
     }
 
     pub fn push(&mut self, to: ShardId, message: Message) {
@@ -111,6 +114,10 @@ impl Outbox {
     /// Returns the workers towards which publishing is welcome again.
     pub fn settle(&mut self) -> WorkerSet {
         let mut relieved = WorkerSet::default();
+        if self.waiting == 0 && !self.unsettled {
+            return relieved;
+        }
+        self.unsettled = false;
         for (worker, queue) in (0..).map(ShardId).zip(&mut self.queues).filter(|(worker, _)| *worker != self.me) {
             self.spilled += queue.offered.messages.saturating_sub(queue.counted) as u64;
             queue.counted = queue.offered.messages;
@@ -124,6 +131,7 @@ impl Outbox {
             }
             queue.congested |= spilled > self.bounds.publish_bytes_max;
             queue.offered = queue.size;
+            self.unsettled |= queue.congested || queue.offered.messages > 0;
         }
         relieved
     }

@@ -82,6 +82,12 @@ impl Shard {
         }
     }
 
+    /// What passes by on a state channel did not fit: it is not kept for anybody.
+    pub(super) fn give_up_passing(&mut self, frame: Frame) {
+        let FrameTag::Publications { extent, .. } = frame.tag else { return };
+        self.metrics.publications_dropped.add([SlowConsumer::Latest.label().into(), Label::None, Label::None], extent.count());
+    }
+
     /// State channels conflate whatever their policy says: their latest value is all that matters.
     fn policy(&self, name: &ChannelName) -> (usize, SlowConsumer) {
         let (bytes_max, policy) = self.options.slow_consumer(name);
