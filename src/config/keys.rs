@@ -319,7 +319,7 @@ static LOG: [Key<Config>; 2] = [
     },
 ];
 
-pub static NAMESPACE: [Key<Namespace>; 10] = [
+pub static NAMESPACE: [Key<Namespace>; 11] = [
     Key {
         name: "match",
         doc: "Channels that belong here, as prefixes with a final `*`; the longest wins. Left out: [\"<name>:*\"].",
@@ -360,6 +360,12 @@ pub static NAMESPACE: [Key<Namespace>; 10] = [
         name: "allow_publish",
         doc: "Who may publish from a WebSocket connection, in the same words. Publishing over HTTP needs the API key, always.",
         field: |namespace| Field::Access(&mut namespace.allow_publish),
+        live: true,
+    },
+    Key {
+        name: "time",
+        doc: "Whether items have a \"time\": when they were stored, in milliseconds since 1970 UTC. It makes each 21 bytes longer.",
+        field: |namespace| Field::Switch(&mut namespace.time),
         live: true,
     },
     Key {

@@ -228,6 +228,7 @@ fn every_option_has_a_key() {
         history_ttl: _,
         allow_subscribe: _,
         allow_publish: _,
+        time: _,
         coalesce: _,
         slow_consumer: _,
         queue_bytes_max: _,

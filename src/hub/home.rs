@@ -338,7 +338,8 @@ impl Home {
         let entry = &mut self.channels[key];
         entry.top += 1;
         let position = entry.position(entry.top);
-        let publication = Arc::new(draft.into_publication(position, state, now.wall));
+        let publication = Publication { timed: namespace.time, ..draft.into_publication(position, state, now.wall) };
+        let publication = Arc::new(publication);
         if keeps {
             let history = entry.history.get_or_insert_default();
             if state {

@@ -90,6 +90,8 @@ pub struct Namespace {
     pub allow_subscribe: Access,
     /// Who may publish from a connection (`{"publish":…}`). The HTTP API always needs the key.
     pub allow_publish: Access,
+    /// Whether items tell when they were stored.
+    pub time: bool,
     /// Leading-edge coalescing window; zero sends at once.
     pub coalesce: Duration,
     pub slow_consumer: SlowConsumer,
@@ -108,6 +110,7 @@ impl Default for Namespace {
             state_ttl: Duration::ZERO,
             allow_subscribe: Access::Nobody,
             allow_publish: Access::Nobody,
+            time: false,
             coalesce: Duration::ZERO,
             slow_consumer: SlowConsumer::Disconnect,
             queue_bytes_max: 64 << 10,

@@ -102,6 +102,8 @@ pub struct Publication {
     pub event: Option<Box<str>>,
     /// When the home worker stored it.
     pub time: WallMs,
+    /// Whether its receivers are told when that was.
+    pub timed: bool,
     pub role: Role,
     pub extension: Option<Box<Extension>>,
 }
@@ -171,7 +173,16 @@ impl Draft {
             (true, true) => Role::Value,
             (true, false) => Role::Passing,
         };
-        Publication { channel: self.channel, position, payload: self.payload, event: self.event, time, role, extension }
+        Publication {
+            channel: self.channel,
+            position,
+            payload: self.payload,
+            event: self.event,
+            time,
+            timed: false,
+            role,
+            extension,
+        }
     }
 
     /// Bytes it occupies while it waits.

@@ -41,6 +41,9 @@ pub fn publication(out: &mut Vec<u8>, publication: &Publication) {
         }
         out.push(b'}');
     }
+    if publication.timed {
+        put(out, format_args!(",\"time\":{}", publication.time.0));
+    }
     if publication.role == Role::Value {
         out.extend_from_slice(b",\"state\":true");
     }
@@ -169,6 +172,10 @@ mod tests {
         let expected =
             r#"{"channel":"news","position":"00000000001:42","data":1,"event":"up","tags":{"a":"1","b":"2"},"state":true}"#;
         assert_eq!(item(PayloadKind::Json, b"1", change, true), expected);
+        let draft = Draft::new(channel(), Payload { kind: PayloadKind::Json, bytes: (*b"1").into() });
+        let timed = Publication { timed: true, ..draft.into_publication(position(42), true, WallMs(1_700_000_000_000)) };
+        let expected = r#"{"channel":"news","position":"00000000001:42","data":1,"time":1700000000000,"state":true}"#;
+        assert_eq!(written(|out| publication(out, &timed)), expected);
         assert_eq!(
             written(|out| subscribed(out, &channel(), position(41), true)),
             r#"{"subscribed":{"channel":"news","position":"00000000001:41","recovered":true}}"#

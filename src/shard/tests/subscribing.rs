@@ -248,3 +248,16 @@ fn codes_that_a_client_invents_are_counted_as_one() {
         ]
     );
 }
+
+#[test]
+fn items_tell_their_time_where_the_namespace_says_so() {
+    let mut world = World::with(|options| options.hub.namespaces.push(Namespace { time: true, ..namespace("timed") }));
+    let stored = world.now.wall.0;
+    world.publish("timed:1", "x");
+    world.publish("a", "x");
+    world.pass(Duration::from_secs(1));
+    let socket = world.websocket("/channels?channel=timed:1&channel=a&since=start", "");
+    let items = world.items(socket);
+    let of = |name: &str| items.iter().find(|item| item["channel"] == name).expect("an item").get("time").cloned();
+    assert_eq!((of("timed:1"), of("a")), (Some(stored.into()), None), "{items:?}");
+}
