@@ -112,6 +112,17 @@ pub struct Frame {
     pub tag: FrameTag,
 }
 
+impl FrameTag {
+    /// Live publications that the frame carries.
+    #[must_use]
+    pub const fn publications(&self) -> u64 {
+        match self {
+            Self::Publications { extent, .. } => extent.count(),
+            Self::Reply | Self::Page | Self::Position | Self::Gap { .. } => 0,
+        }
+    }
+}
+
 impl Frame {
     /// A frame that no policy may drop.
     #[must_use]

@@ -338,8 +338,8 @@ impl Home {
         let entry = &mut self.channels[key];
         entry.top += 1;
         let position = entry.position(entry.top);
-        let publication = Publication { timed: namespace.time, ..draft.into_publication(position, state, now.wall) };
-        let publication = Arc::new(publication);
+        let publication = draft.into_publication(position, state, now.wall);
+        let publication = Arc::new(Publication { timed: namespace.time, stored: now.monotonic, ..publication });
         if keeps {
             let history = entry.history.get_or_insert_default();
             if state {

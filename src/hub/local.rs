@@ -365,6 +365,11 @@ impl Local {
         self.collapsed
     }
 
+    /// Channels with their subscriptions on this worker.
+    pub fn subscriptions_by_channel(&self) -> impl Iterator<Item = (&ChannelName, u32)> {
+        self.names.iter().map(|(name, &key)| (name, self.channels[key].subscriptions))
+    }
+
     /// Subscriptions on this worker.
     #[must_use]
     pub fn subscriptions(&self) -> usize {

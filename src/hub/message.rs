@@ -107,6 +107,34 @@ pub struct PublishRef {
     pub request: u32,
     /// Place among the request's channels.
     pub place: u32,
+    /// Which door it came in by.
+    pub via: Via,
+}
+
+/// The door by which a publication came in, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Via {
+    /// `POST /channels/NAME`
+    Channels,
+    /// `POST /api/publish`
+    ApiPublish,
+    /// `POST /api/broadcast`
+    ApiBroadcast,
+    /// A message of a subscribed WebSocket.
+    WebSocket,
+}
+
+impl Via {
+    /// The value of the `door` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Channels => "channels",
+            Self::ApiPublish => "api_publish",
+            Self::ApiBroadcast => "api_broadcast",
+            Self::WebSocket => "ws",
+        }
+    }
 }
 
 /// A stored publication.

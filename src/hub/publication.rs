@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::base::{StreamPosition, WallMs};
+use crate::base::{Nanos, StreamPosition, WallMs};
 
 /// Bytes of a channel name.
 const CHANNEL_BYTES_MAX: usize = 255;
@@ -104,6 +104,8 @@ pub struct Publication {
     pub time: WallMs,
     /// Whether its receivers are told when that was.
     pub timed: bool,
+    /// The same by the workers' common clock, to measure how long it takes from there.
+    pub stored: Nanos,
     pub role: Role,
     pub extension: Option<Box<Extension>>,
 }
@@ -180,6 +182,7 @@ impl Draft {
             event: self.event,
             time,
             timed: false,
+            stored: Nanos::default(),
             role,
             extension,
         }

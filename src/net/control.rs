@@ -32,6 +32,11 @@ impl Running {
         self.tell_all(|| Parcel::Reload(options.clone()));
     }
 
+    /// Counts a reload that was refused.
+    pub fn not_reloaded(&mut self) {
+        self.tell_all(|| Parcel::NotReloaded);
+    }
+
     /// Ends all workers now, waits for their threads, and returns what each has counted.
     ///
     /// # Errors
@@ -92,12 +97,13 @@ pub fn serve(
         ready(&running.bound);
         let (limit, grace) = loop {
             match signals.next(&mut mail).await {
-                Event::Reload => {
-                    if let Some(options) = reload() {
+                Event::Reload => match reload() {
+                    Some(options) => {
                         drain_timeout = options.server.drain_timeout;
                         running.reload(&options);
                     }
-                }
+                    None => running.not_reloaded(),
+                },
                 Event::Interrupt if std::io::stdin().is_terminal() => break (drain_timeout.min(TERMINAL_DRAIN), Duration::ZERO),
                 Event::Interrupt | Event::Terminate => break (drain_timeout, DRAIN_GRACE),
                 Event::Mail | Event::Tick if running.has_lost_a_worker() => return running.stop().map(drop),

@@ -427,10 +427,13 @@ impl Plan {
         let listeners =
             listeners.map(|(socket, id, address)| Listener::new(socket.into(), id, listen::family_of(address))).collect();
         let peers = Peers { me: self.index, rings: rings.clone(), loads: self.loads };
+        let now = self.clock.now();
+        let mut sockets = Sockets::new(ring, listeners, peers, self.times);
+        sockets.facts.process.start_ms = now.wall.0.saturating_sub(now.monotonic.0 / 1_000_000);
         Worker {
             id,
-            shard: Shard::new(id, shards, self.shard, seed, self.clock.now()),
-            sockets: Sockets::new(ring, listeners, peers, self.times),
+            shard: Shard::new(id, shards, self.shard, seed, now),
+            sockets,
             post: self.post,
             bells: Bells { rings: ring_doorbells.then_some(rings), eventfds: self.eventfds },
             clock: self.clock,

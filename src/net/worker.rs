@@ -12,12 +12,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::process::{Resource, getrlimit};
+
 use super::sockets::Sockets;
 use crate::base::{Nanos, Now, Post, ShardId, WallMs};
 use crate::hub::Message;
-use crate::metrics::LoopFacts;
+use crate::metrics::{LoopFacts, TURN_BOUNDS};
 use crate::ring::{Kind, RingError, Token, Wait};
-use crate::shard::{Input, Options, Shard};
+use crate::shard::{Input, Options, Output, Shard};
 
 /// Completions handed to the shard per turn.
 const INPUTS_MAX: usize = 4096;
@@ -32,17 +34,6 @@ const SLICE: Duration = Duration::from_millis(1);
 const SEND_NANOS_GUESS: u64 = 4000;
 /// How soon a full mailbox is tried again.
 const FULL_MAILBOX_RETRY: Duration = Duration::from_millis(1);
-/// Upper ends of the classes of turn durations.
-const TURN_CLASSES: [Duration; 7] = [
-    Duration::from_micros(100),
-    Duration::from_micros(300),
-    Duration::from_millis(1),
-    Duration::from_millis(3),
-    Duration::from_millis(10),
-    Duration::from_millis(30),
-    Duration::from_millis(100),
-];
-
 /// What goes between workers and the control thread.
 #[derive(Debug)]
 pub enum Parcel {
@@ -50,6 +41,8 @@ pub enum Parcel {
     Message(Message),
     /// Use this configuration from now on.
     Reload(Arc<Options>),
+    /// A configuration was refused; the one there is stays.
+    NotReloaded,
     /// Stop listening and finish within this time.
     Drain(Duration),
     /// To the control thread: this worker has nothing left to wait for.
@@ -142,6 +135,10 @@ impl Worker {
     /// The loop's counters and gauges as of now.
     pub fn facts(&mut self) -> &LoopFacts {
         self.sockets.facts.mailbox_depth = self.post.depth() as u64;
+        let process = &mut self.sockets.facts.process;
+        // One of all workers is enough.
+        process.open_fds = if self.id.0 == 0 { open_fds() } else { 0 };
+        process.fd_limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         self.sockets.facts()
     }
 
@@ -217,7 +214,11 @@ impl Worker {
         let Self { post, shard, sockets, state, .. } = self;
         post.receive(MESSAGES_MAX, |from, parcel| match parcel {
             Parcel::Message(message) => shard.handle(Input::Message { from, message }, now),
-            Parcel::Reload(options) => shard.reload(options),
+            Parcel::Reload(options) => {
+                sockets.facts.process.reloads_applied += 1;
+                shard.reload(options);
+            }
+            Parcel::NotReloaded => sockets.facts.process.reloads_failed += 1,
             Parcel::Drain(limit) if *state == State::Serving => {
                 sockets.start_drain();
                 *state = State::Draining(limit);
@@ -268,7 +269,13 @@ impl Worker {
             self.shard.flush();
         }
         while let Some(output) = self.shard.poll_output() {
-            self.sockets.perform(output, now);
+            match output {
+                Output::AskFacts => {
+                    let facts = Box::new(self.facts().clone());
+                    self.shard.handle(Input::Facts(facts), now);
+                }
+                output => self.sockets.perform(output, now),
+            }
         }
     }
 
@@ -293,10 +300,15 @@ impl Worker {
 
     fn note_turn(&mut self, started: Now) {
         let took = self.clock.monotonic().since(started.monotonic);
-        let class = TURN_CLASSES.iter().position(|&end| took <= end).unwrap_or(TURN_CLASSES.len());
+        let class = TURN_BOUNDS.iter().position(|&end| took <= end).unwrap_or(TURN_BOUNDS.len());
         self.sockets.facts.turns[class] += 1;
         self.sockets.facts.turn_nanos += u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
     }
+}
+
+/// Descriptors in the process's own table, the one that reads the list not counted.
+fn open_fds() -> u64 {
+    std::fs::read_dir("/proc/self/fd").map_or(0, |list| list.count().saturating_sub(1) as u64)
 }
 
 fn wake_token() -> Token {

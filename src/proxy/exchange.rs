@@ -36,6 +36,8 @@ pub struct Exchange {
     websocket: bool,
     expects_continue: bool,
     retry: Retry,
+    /// Of the final response; 0 before it has come.
+    status: u16,
 }
 
 #[derive(Debug)]
@@ -129,6 +131,7 @@ impl Exchange {
             websocket: is_websocket(head),
             expects_continue: awaits_continue(head),
             retry: if head.method().is_idempotent() { Retry::Allowed } else { Retry::Spent },
+            status: 0,
         }
     }
 
@@ -150,6 +153,13 @@ impl Exchange {
         !matches!(self.response, Response::Head { .. })
     }
 
+    /// The status of the response that has begun.
+    #[must_use]
+    pub const fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Whether the connection has been switched to another protocol.
     #[must_use]
     pub const fn is_tunnel(&self) -> bool {
         matches!(self.response, Response::Tunnel)
@@ -257,6 +267,7 @@ impl Exchange {
             self.to = self.to.closing();
         }
         let way = write_response_head(head, self.to, out);
+        self.status = head.status();
         self.request_head = Vec::new();
         self.response = Response::Body { reader: BodyReader::new(head.framing()), way, upstream_keep_alive: head.keep_alive() };
         Ok(())
@@ -282,6 +293,7 @@ impl Exchange {
             return Err(ProxyError::UnaskedUpgrade);
         }
         write_response_head(head, self.to, out);
+        self.status = head.status();
         self.request_head = Vec::new();
         self.response = Response::Tunnel;
         Ok(())

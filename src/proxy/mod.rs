@@ -54,6 +54,13 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// Whether connections for this one are as good for the other: only timeouts may differ.
+    #[must_use]
+    pub fn shares_pool_with(&self, other: &Self) -> bool {
+        let limits = |upstream: &Self| (upstream.idle_connections_max, upstream.connections_max, upstream.waiting_max);
+        self.name == other.name && self.servers == other.servers && limits(self) == limits(other)
+    }
+
     /// An upstream with the default limits.
     #[must_use]
     pub fn new(name: impl Into<String>, servers: Vec<SocketAddr>) -> Self {

@@ -167,6 +167,19 @@ impl Pool {
         place.and_then(|place| self.waiting.remove(place)).is_some()
     }
 
+    /// Keeps no connection for later from now on. Returns the idle ones, which the caller closes and need not report.
+    pub fn retire(&mut self) -> Vec<ConnId> {
+        (self.idle, self.idle_connections_max) = (0, 0);
+        self.servers.iter_mut().flat_map(|server| std::mem::take(&mut server.idle)).collect()
+    }
+
+    /// Whether nobody has or waits for a connection.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        self.counts() == Counts::default()
+    }
+
+    /// How many connections there are of each kind, and how many requests wait.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts { connecting: self.connecting, in_use: self.in_use, idle: self.idle, waiting: self.waiting.len() }

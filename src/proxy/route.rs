@@ -1,6 +1,6 @@
 //! Which upstream serves a request: by host, then by the longest path prefix of whole segments.
 
-use super::Options;
+use super::Route;
 
 /// The routes, in the order in which they are tried.
 #[derive(Clone, Debug, Default)]
@@ -17,14 +17,14 @@ struct Entry {
 }
 
 impl Router {
+    /// In the order of the file.
     #[must_use]
-    pub fn new(options: &Options) -> Self {
-        let mut routes: Vec<Entry> = options
-            .routes
-            .iter()
+    pub fn new(routes: impl IntoIterator<Item = Route>) -> Self {
+        let mut routes: Vec<Entry> = routes
+            .into_iter()
             .map(|route| Entry {
                 host: route.host.as_deref().map(|host| host_name(host).to_ascii_lowercase()),
-                path: route.path.clone(),
+                path: route.path,
                 upstream: route.upstream,
             })
             .collect();
@@ -61,14 +61,13 @@ fn is_below(prefix: &str, path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::Route;
 
     #[track_caller]
     fn check(routes: &[(Option<&str>, &str)], host: &str, path: &str, expected: Option<usize>) {
         let routes = routes.iter().enumerate();
         let routes =
             routes.map(|(upstream, (host, path))| Route { host: host.map(str::to_owned), path: (*path).to_owned(), upstream });
-        let router = Router::new(&Options { upstreams: Vec::new(), routes: routes.collect() });
+        let router = Router::new(routes);
         assert_eq!(router.find(host, path), expected, "{host}{path}");
     }
 

@@ -38,7 +38,7 @@ impl Shard {
         now: Now,
     ) {
         if !self.shows_key(head) {
-            return self.refuse(conn, &facts, &Problem::unauthorized(self.options.server.api_key.is_empty()), now);
+            return self.refuse_publish(conn, &facts, &Problem::unauthorized(self.options.server.api_key.is_empty()), now);
         }
         let envelope = match door {
             PublishDoor::Channel | PublishDoor::Channels => {
@@ -53,8 +53,8 @@ impl Shard {
             Framing::None | Framing::Chunked | Framing::UntilClose => 0,
         };
         match envelope {
-            Err(error) => self.refuse(conn, &facts, &error.problem(), now),
-            Ok(_) if length > bytes_max => self.refuse(conn, &facts, &Problem::too_large(bytes_max), now),
+            Err(error) => self.refuse_publish(conn, &facts, &error.problem(), now),
+            Ok(_) if length > bytes_max => self.refuse_publish(conn, &facts, &Problem::too_large(bytes_max), now),
             Ok(envelope) => {
                 if head.expects_continue() {
                     self.say(conn, b"HTTP/1.1 100 Continue\r\n\r\n".as_slice());
@@ -86,12 +86,13 @@ impl Shard {
         loop {
             match collect.reader.next(&bytes[consumed..]) {
                 Err(error) => {
+                    self.metrics.publish_errors.one(Problem::from(error).code);
                     self.bad_request(conn, error, now);
                     return bytes.len();
                 }
                 Ok(step) if collect.body.len() + step.data.len() > collect.bytes_max => {
                     let (facts, bytes_max) = (collect.facts.clone(), collect.bytes_max);
-                    self.refuse(conn, &facts, &Problem::too_large(bytes_max), now);
+                    self.refuse_publish(conn, &facts, &Problem::too_large(bytes_max), now);
                     return bytes.len();
                 }
                 Ok(step) => {
@@ -112,6 +113,7 @@ impl Shard {
     }
 
     pub(super) fn body_expired(&mut self, conn: ConnId, now: Now) {
+        self.metrics.publish_errors.one(Problem::from(HttpError::BodyTimeout).code);
         self.bad_request(conn, HttpError::BodyTimeout, now);
     }
 
@@ -121,18 +123,24 @@ impl Shard {
         let Collect { complete: facts, door, envelope, body, .. } = *collect;
         let drafts = match (door, envelope) {
             (PublishDoor::ApiPublish(mode), _) => {
-                api::publish_request(&body).map(|draft| vec![Ok(draft)]).map_err(|error| error.response(mode))
+                api::publish_request(&body).map(|draft| vec![Ok(draft)]).map_err(|error| (error.number(), error.response(mode)))
             }
-            (PublishDoor::ApiBroadcast(mode), _) => api::broadcast_request(&body).map_err(|error| error.response(mode)),
+            (PublishDoor::ApiBroadcast(mode), _) => {
+                api::broadcast_request(&body).map_err(|error| (error.number(), error.response(mode)))
+            }
             (PublishDoor::Channel | PublishDoor::Channels, Some(envelope)) => {
-                let drafts = envelope.drafts(body).map_err(|error| error.problem().response());
+                let drafts =
+                    envelope.drafts(body).map_err(|error| error.problem()).map_err(|problem| (problem.code, problem.response()));
                 drafts.map(|drafts| drafts.into_iter().map(Ok).collect())
             }
             (PublishDoor::Channel | PublishDoor::Channels, None) => return,
         };
         match drafts {
             Ok(drafts) => self.publish_all(conn, facts, door, drafts, now),
-            Err(response) => self.respond(conn, &facts, response, now),
+            Err((code, response)) => {
+                self.metrics.publish_errors.one(code);
+                self.respond(conn, &facts, response, now);
+            }
         }
     }
 }

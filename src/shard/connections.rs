@@ -11,6 +11,7 @@ use super::stage::Stage;
 use crate::base::{Blob, ConnId, Extent, Frame, FrameTag, Frames, Mutant, Slots, mutated};
 use crate::hub::home::PAGE_BYTES_MAX;
 use crate::hub::local::NO_SUBSCRIPTION;
+use crate::metrics::{ConnectionKind, Sizes};
 
 /// Bytes of replies, pings and closes that may wait on one connection. What a peer asks for stops short of this, since it is not
 /// read while it is behind; what comes to more by itself is for a peer that reads nothing.
@@ -29,6 +30,8 @@ pub struct Cell {
     pub subscriptions: u32,
     /// Wheel tick at which bytes last arrived.
     pub heard: u32,
+    /// When it was accepted, in microseconds that wrap; 0 once its first request has been answered.
+    pub opened_us: u32,
     peer: Peer,
     pub listener: ListenerId,
     paused: Pause,
@@ -42,6 +45,7 @@ impl Default for Cell {
             queue: NO_QUEUE,
             subscriptions: NO_SUBSCRIPTION,
             heard: 0,
+            opened_us: 0,
             peer: Peer::default(),
             listener: ListenerId::Public,
             paused: Pause::default(),
@@ -117,7 +121,10 @@ pub struct Connections {
     ending: Vec<ConnId>,
     outputs: VecDeque<Output>,
     queued_bytes: usize,
-    live: usize,
+    kinds: [u64; ConnectionKind::ALL.len()],
+    /// Bytes that the kernel took, by transport.
+    pub sent_bytes: [u64; 5],
+    pub publications_per_send: Sizes,
 }
 
 impl Connections {
@@ -125,8 +132,8 @@ impl Connections {
     pub fn open(&mut self, conn: ConnId, listener: ListenerId, peer: SocketAddr, stage: Stage) {
         let cell = self.cells.entry(conn.slot);
         debug_assert!(matches!(cell.stage, Stage::Vacant), "the shell reuses a slot only after the shard let go of it");
-        *cell = Cell { generation: conn.generation, listener, peer: peer.into(), stage, ..Cell::default() };
-        self.live += 1;
+        *cell = Cell { generation: conn.generation, listener, peer: peer.into(), ..Cell::default() };
+        self.replace_stage(conn.slot, stage);
     }
 
     /// The connection, unless it is gone.
@@ -153,16 +160,47 @@ impl Connections {
         self.cells.len()
     }
 
-    /// Connections open now.
+    /// Connections of clients open now; those to upstreams do not count.
     #[must_use]
-    pub const fn live(&self) -> usize {
-        self.live
+    pub fn clients(&self) -> u64 {
+        self.kinds.iter().sum()
     }
 
     /// Bytes waiting on all connections.
     #[must_use]
     pub const fn queued_bytes(&self) -> usize {
         self.queued_bytes
+    }
+
+    /// Connections by kind.
+    #[must_use]
+    pub const fn kinds(&self) -> [u64; ConnectionKind::ALL.len()] {
+        self.kinds
+    }
+
+    /// Takes the stage out to work on it; the connection counts as being between requests until it is put back.
+    pub fn take_stage(&mut self, conn: ConnId) -> Option<Stage> {
+        self.get(conn)?;
+        self.replace_stage(conn.slot, Stage::Head(None))
+    }
+
+    /// Puts a stage (back) unless the connection has ended meanwhile.
+    pub fn set_stage(&mut self, conn: ConnId, stage: Stage) {
+        if self.get(conn).is_some_and(|cell| !matches!(cell.stage, Stage::Closing)) {
+            self.replace_stage(conn.slot, stage);
+        }
+    }
+
+    fn replace_stage(&mut self, slot: u32, stage: Stage) -> Option<Stage> {
+        let cell = self.cells.get_mut(slot)?;
+        if let Some(kind) = stage.connection_kind() {
+            self.kinds[kind as usize] += 1;
+        }
+        let before = std::mem::replace(&mut cell.stage, stage);
+        if let Some(kind) = before.connection_kind() {
+            self.kinds[kind as usize] -= 1;
+        }
+        Some(before)
     }
 
     /// Queues a reply, which no policy may drop: all of its parts, some of which may be shared, or nothing. `Full` means that the
@@ -282,6 +320,8 @@ impl Connections {
             return;
         }
         self.ensure_queue(conn.slot);
+        let sent = frames.bytes() - skip as usize;
+        self.count_sent(conn.slot, |total| total.saturating_sub((sent - taken as usize) as u64));
         self.change_queue(conn.slot, |queue| {
             if !mutated(Mutant::RefusalIgnored) {
                 queue.put_back(frames, skip, taken);
@@ -309,9 +349,8 @@ impl Connections {
 
     /// Closes the connection when everything queued for it has been taken by the kernel.
     pub fn end(&mut self, conn: ConnId) {
-        let Some(cell) = self.get_mut(conn) else { return };
-        if !matches!(cell.stage, Stage::Closing) {
-            cell.stage = Stage::Closing;
+        if self.get(conn).is_some_and(|cell| !matches!(cell.stage, Stage::Closing)) {
+            self.replace_stage(conn.slot, Stage::Closing);
             self.ending.push(conn);
         }
     }
@@ -331,10 +370,11 @@ impl Connections {
 
     /// Forgets a connection that the shell is closing by itself.
     pub fn vacate(&mut self, conn: ConnId) {
-        let Some(cell) = self.get_mut(conn) else { return };
-        cell.stage = Stage::Vacant;
+        if self.get(conn).is_none() {
+            return;
+        }
+        self.replace_stage(conn.slot, Stage::Vacant);
         self.release_queue(conn.slot);
-        self.live -= 1;
     }
 
     /// Whether nothing waits and nothing was refused: a close now would lose nothing.
@@ -389,8 +429,17 @@ impl Connections {
         self.queued_bytes -= bytes;
         self.release_queue(slot);
         let Some((frames, skip)) = taken else { return false };
+        self.count_sent(slot, |total| total + bytes as u64);
+        self.publications_per_send.record(frames.as_slice().iter().map(|frame| frame.tag.publications()).sum());
         self.outputs.push_back(Output::Send { conn, frames, skip });
         true
+    }
+
+    fn count_sent(&mut self, slot: u32, count: impl FnOnce(u64) -> u64) {
+        if let Some(cell) = self.cells.get(slot) {
+            let total = &mut self.sent_bytes[cell.stage.kind().index()];
+            *total = count(*total);
+        }
     }
 
     /// Changes a connection's queue, made where there is none, and lists it for the next flush.

@@ -93,7 +93,10 @@ impl Shard {
     /// Answers what cannot be read and closes: where the next request would begin is not known (RFC 9112 section 2.2).
     pub(super) fn bad_request(&mut self, conn: ConnId, error: HttpError, now: Now) {
         self.metrics.http_parse_errors.one(error.label());
-        let bytes = Problem::from(error).response().into_bytes(true, false, false);
+        let problem = Problem::from(error);
+        // Of what could not be read neither door nor method is known.
+        self.metrics.http_requests.add(["none".into(), "other".into(), problem.status.into()], 1);
+        let bytes = problem.response().into_bytes(true, false, false);
         self.finish_response(conn, bytes, false, now);
     }
 
@@ -122,7 +125,10 @@ impl Shard {
         match self.origins.check(head.header("origin"), head.host()) {
             Ok(cors) if door.is_for_browsers() => self.open_door(conn, door, head, Facts { cors, ..facts }, now),
             Ok(_) => self.open_door(conn, door, head, facts, now),
-            Err(problem) => self.refuse(conn, &facts, &problem, now),
+            Err(problem) => {
+                self.metrics.connections_refused.one("origin");
+                self.refuse(conn, &facts, &problem, now);
+            }
         }
     }
 

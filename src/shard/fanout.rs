@@ -41,6 +41,9 @@ impl Shard {
     /// Hands out queued publications, at most `sends_max` frames.
     pub fn fan_out(&mut self, sends_max: u32, now: Now) -> FanOut {
         self.now = now;
+        for stored in self.leaving.drain(..) {
+            self.publish_to_last_write.record(now.monotonic.since(stored));
+        }
         self.run_loopback(now);
         let mut left = sends_max;
         while left > 0 {
@@ -63,6 +66,9 @@ impl Shard {
         if cursor.group < self.local.groups(channel).len() {
             self.local.suspend(channel, cursor);
         } else {
+            if let Run::Publications(publications) = &run {
+                self.leaving.extend(publications.first().map(|publication| publication.stored));
+            }
             self.local.finish(channel, window, now.monotonic);
         }
         self.settle(&name, &run, &mut aftermath, now);
@@ -159,14 +165,15 @@ impl Shared<'_> {
             let news = if joined_within { unseen(self.run, entry.live_after) } else { self.run };
             let blob = if joined_within { encoder.run(self.audience, news).into() } else { self.blob.clone() };
             let extent = Extent::new(std::mem::replace(&mut entry.live_after, last), last, news.len() as u64);
-            delivered += extent.count();
             if is_poll {
+                delivered += extent.count();
                 aftermath.answered.push((entry.slot, blob));
                 continue;
             }
             let frame = Frame { blob, tag: FrameTag::Publications { subscription: entry.subscription, key, extent } };
             if connections.admits(entry.slot, &frame, self.bytes_max) {
                 connections.deliver(entry.slot, frame);
+                delivered += extent.count();
             } else {
                 aftermath.full.push((entry.slot, frame));
             }

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 
 use crate::base::{ConnId, Frames, ShardId};
 use crate::hub::Message;
+use crate::metrics::LoopFacts;
 
 /// What the world tells a shard.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub enum Input<'a> {
     Connected { conn: ConnId, token: u32 },
     /// An [`Output::Connect`] failed; there is no connection.
     ConnectFailed { token: u32, cause: ConnectCause },
+    /// What the shell counts: answer to [`Output::AskFacts`].
+    Facts(Box<LoopFacts>),
     /// A message from another worker (or from this one's own loop).
     Message { from: ShardId, message: Message },
 }
@@ -45,6 +48,8 @@ pub enum Output {
     Close { conn: ConnId, how: CloseHow },
     /// Open a TCP connection to an upstream; answered by `Connected` or `ConnectFailed` with the same token.
     Connect { token: u32, address: SocketAddr },
+    /// Somebody wants this worker's counters; answered by [`Input::Facts`].
+    AskFacts,
     /// Stop (true) or resume (false) reading from the connection: its bytes have nowhere to go.
     PauseReading { conn: ConnId, paused: bool },
 }

@@ -18,6 +18,8 @@ mod held_tests;
 pub mod io;
 #[cfg(test)]
 mod mail_tests;
+#[cfg(test)]
+mod metrics_tests;
 mod operate;
 mod options;
 mod outbox;
@@ -36,6 +38,7 @@ mod state_tests;
 mod stream;
 mod subscribe;
 mod upstream;
+mod upstreams;
 mod websocket;
 #[cfg(test)]
 mod workers_tests;
@@ -53,7 +56,7 @@ use std::time::Duration;
 use crate::base::{Blob, ConnId, Mutant, Nanos, Now, Random, ShardId, TICK, Wheel, mutated};
 use crate::http::cors::Origins;
 use crate::hub::{Home, Local, Message, TooManyChannels};
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Durations, Labelled};
 use crate::ws::{Deflater, Opcode, Scratch};
 use audience::Audiences;
 use connections::{Connections, Queued};
@@ -85,7 +88,7 @@ pub struct Shard {
     /// Connections with several channels that have been told more than their position says.
     moved: Vec<ConnId>,
     aftermath: fanout::Aftermath,
-    upstreams: upstream::Upstreams,
+    upstreams: upstreams::Upstreams,
     /// Connections that became writable: their counterparts are read again when all that waited has been taken.
     resuming: Vec<ConnId>,
     draining: Option<operate::Drain>,
@@ -95,6 +98,13 @@ pub struct Shard {
     ping: Blob,
     random: Random,
     metrics: Counters,
+    /// Subscriptions by namespace.
+    subscriptions: Labelled,
+    publish_to_last_write: Durations,
+    /// When the runs were stored whose last send leaves with this turn's submission.
+    leaving: Vec<Nanos>,
+    /// Who waits for this worker's counters.
+    scrapes: Vec<(ShardId, ConnId)>,
     /// The instant of the call under way.
     now: Now,
     /// WebSockets that published towards a congested worker.
@@ -125,7 +135,7 @@ impl Shard {
             catching_up: Vec::new(),
             moved: Vec::new(),
             aftermath: fanout::Aftermath::default(),
-            upstreams: upstream::Upstreams::new(&options.proxy),
+            upstreams: upstreams::Upstreams::new(&options.proxy),
             resuming: Vec::new(),
             draining: None,
             deflater: Deflater::default(),
@@ -133,6 +143,10 @@ impl Shard {
             ping: crate::ws::encode::frame(Opcode::Ping, b"").into(),
             random,
             metrics: Counters::default(),
+            subscriptions: Labelled::default(),
+            publish_to_last_write: Durations::default(),
+            leaving: Vec::new(),
+            scrapes: Vec::new(),
             now,
             held_publishers: Vec::new(),
             requests: 0,
@@ -158,6 +172,7 @@ impl Shard {
             Input::Gone { conn, cause } => self.gone(conn, cause),
             Input::Connected { conn, token } => self.upstream_connected(conn, token, now),
             Input::ConnectFailed { token, cause } => self.upstream_failed(token, cause, now),
+            Input::Facts(facts) => self.answer_scrapes(&facts),
             Input::Message { from, message } => self.message(from, message, now),
         }
         self.continue_held(now);
@@ -248,11 +263,14 @@ impl Shard {
         self.outbox.collapsed()
     }
 
-    /// Replaces the configuration. Open connections keep what they were opened with; limits and policies apply from now on.
+    /// Replaces the configuration. Open connections and exchanges keep the upstream they have; limits,
+    /// policies and routes apply from now on.
     pub fn reload(&mut self, options: Arc<Options>) {
         self.origins = Origins::new(&options.http.allowed_origins);
         self.outbox.bounds = options.spill;
-        self.options = self.upstreams.reload(&self.options, options);
+        self.reload_upstreams(&options.proxy);
+        self.options = options;
+        self.recount_subscriptions();
     }
 
     fn message(&mut self, from: ShardId, message: Message, now: Now) {
@@ -285,7 +303,7 @@ impl Shard {
             Message::Lost { channel, to } => self.local.lost(&channel, to, now.monotonic),
             Message::Published { request, result } => self.published(request, result, now),
             Message::Scrape { request } => self.scrape(from, request),
-            Message::Scraped { request, snapshot } => self.scraped(request, &snapshot, now),
+            Message::Scraped { request, snapshot } => self.scraped(request, *snapshot, now),
         }
     }
 
@@ -299,6 +317,9 @@ impl Shard {
     fn accepted(&mut self, conn: ConnId, listener: ListenerId, peer: std::net::SocketAddr, now: Now) {
         self.metrics.connections_accepted += 1;
         self.connections.open(conn, listener, peer, Stage::Head(None));
+        if let Some(cell) = self.connections.get_mut(conn) {
+            cell.opened_us = micros(now).max(1);
+        }
         self.timers.set(conn.slot, now.monotonic + self.options.http.head_timeout);
     }
 
@@ -435,15 +456,18 @@ impl Shard {
 
     /// Takes the stage out to work on it; the connection counts as being between requests until it is put back.
     fn take_stage(&mut self, conn: ConnId) -> Option<Stage> {
-        self.connections.get_mut(conn).map(|cell| std::mem::replace(&mut cell.stage, Stage::Head(None)))
+        self.connections.take_stage(conn)
     }
 
     /// Puts a stage (back) unless the connection has ended meanwhile.
     fn set_stage(&mut self, conn: ConnId, stage: Stage) {
-        if let Some(cell) = self.connections.get_mut(conn).filter(|cell| !matches!(cell.stage, Stage::Closing)) {
-            cell.stage = stage;
-        }
+        self.connections.set_stage(conn, stage);
     }
+}
+
+/// Microseconds that wrap after 71 minutes, for differences.
+const fn micros(now: Now) -> u32 {
+    (now.monotonic.0 / 1000) as u32
 }
 
 /// Coarse time for "when was this last heard": wheel ticks, which wrap after 13 years.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Shard;
+use super::io::Output;
 use super::reply::Facts;
 use super::stage::Stage;
 use crate::base::{ConnId, Nanos, Now, ShardId};
@@ -11,7 +12,7 @@ use crate::http::head::Head;
 use crate::http::problem::Problem;
 use crate::http::response::Response;
 use crate::hub::Message;
-use crate::metrics::{Label, Snapshot};
+use crate::metrics::{Label, LoopFacts, Snapshot, WorkerFacts};
 use crate::protocol::codes::{self, Disconnect};
 
 /// Connections told to go per step of a drain.
@@ -35,7 +36,8 @@ pub struct Scrape {
 pub struct Drain {
     /// Slots below this have been told.
     next_slot: u32,
-    slots_per_step: u32,
+    /// How many are told in each step.
+    per_step: usize,
     next_step: Nanos,
     deadline: Nanos,
 }
@@ -47,19 +49,16 @@ impl Shard {
             return;
         }
         let steps = (limit.as_secs_f64() * DRAIN_SHARE / DRAIN_STEP.as_secs_f64()).max(1.0);
-        let slots_per_step = (f64::from(self.connections.slots()) / steps).ceil() as u32;
-        self.draining = Some(Drain {
-            next_slot: 0,
-            slots_per_step: slots_per_step.max(1),
-            next_step: now.monotonic,
-            deadline: now.monotonic + limit,
-        });
+        let per_step = (self.connections.clients() as f64 / steps).ceil() as usize;
+        self.close_pools();
+        self.draining =
+            Some(Drain { next_slot: 0, per_step: per_step.max(1), next_step: now.monotonic, deadline: now.monotonic + limit });
     }
 
     /// Whether a drain has nothing left to wait for.
     #[must_use]
     pub fn is_drained(&self, now: Now) -> bool {
-        self.draining.is_some_and(|drain| self.connections.live() == 0 || drain.deadline <= now.monotonic)
+        self.draining.is_some_and(|drain| self.connections.clients() == 0 || drain.deadline <= now.monotonic)
     }
 
     pub(super) fn drain_deadline(&self) -> Option<Nanos> {
@@ -68,13 +67,14 @@ impl Shard {
 
     pub(super) fn continue_drain(&mut self, now: Now) {
         let Some(mut drain) = self.draining.filter(|drain| drain.next_step <= now.monotonic) else { return };
-        let end = self.connections.slots().min(drain.next_slot.saturating_add(drain.slots_per_step));
-        for slot in drain.next_slot..end {
-            if let Some(conn) = self.connections.at(slot) {
+        let mut left = drain.per_step;
+        while left > 0 && drain.next_slot < self.connections.slots() {
+            if let Some(conn) = self.connections.at(drain.next_slot) {
                 self.tell_to_go(conn, now);
+                left -= 1;
             }
+            drain.next_slot += 1;
         }
-        drain.next_slot = end;
         drain.next_step = now.monotonic + DRAIN_STEP;
         self.draining = Some(drain);
     }
@@ -140,12 +140,22 @@ impl Shard {
 
     /// Another worker wants this one's counters.
     pub(super) fn scrape(&mut self, from: ShardId, request: ConnId) {
-        let snapshot = Box::new(self.snapshot());
-        self.outbox.push(from, Message::Scraped { request, snapshot });
+        if self.scrapes.is_empty() {
+            self.connections.output(Output::AskFacts);
+        }
+        self.scrapes.push((from, request));
+    }
+
+    /// The shell has said what it counts: with that everybody who asked can be answered.
+    pub(super) fn answer_scrapes(&mut self, facts: &LoopFacts) {
+        for (from, request) in std::mem::take(&mut self.scrapes) {
+            let snapshot = Box::new(self.snapshot(facts.clone()));
+            self.outbox.push(from, Message::Scraped { request, snapshot });
+        }
     }
 
     /// A worker has sent its counters.
-    pub(super) fn scraped(&mut self, request: ConnId, snapshot: &Snapshot, now: Now) {
+    pub(super) fn scraped(&mut self, request: ConnId, snapshot: Snapshot, now: Now) {
         let Some(Stage::Scrape(scrape)) = self.connections.get_mut(request).map(|cell| &mut cell.stage) else { return };
         scrape.total.merge(snapshot);
         scrape.owed = scrape.owed.saturating_sub(1);
@@ -156,7 +166,8 @@ impl Shard {
 
     /// All workers have answered.
     fn answer_metrics(&mut self, conn: ConnId, now: Now) {
-        let Some(Stage::Scrape(scrape)) = self.take_stage(conn) else { return };
+        let Some(Stage::Scrape(mut scrape)) = self.take_stage(conn) else { return };
+        scrape.total.workers.sort_by_key(|facts| facts.worker);
         let text = scrape.total.render(self.draining.is_some());
         self.respond(conn, &scrape.facts, Response::new(200, "text/plain; version=0.0.4; charset=utf-8", text), now);
     }
@@ -167,8 +178,10 @@ impl Shard {
         self.refuse(conn, &scrape.facts, &Problem::unavailable("a worker did not send its counters in time", 1), now);
     }
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self, shell: LoopFacts) -> Snapshot {
         let mut counters = self.metrics.clone();
+        counters.sent_bytes = self.connections.sent_bytes;
+        counters.publications_per_send = self.connections.publications_per_send;
         let label = |label: Label| [label, Label::None, Label::None];
         counters.mailbox_spilled.add(label(self.id.0.into()), self.outbox.spilled());
         counters.publications_collapsed.add(label("mailbox".into()), self.outbox.collapsed());
@@ -180,12 +193,19 @@ impl Shard {
         counters.channels_refused = self.home.refused();
         Snapshot {
             counters,
-            subscriptions: self.local.subscriptions() as u64,
+            connections: self.connections.kinds(),
+            subscriptions: self.subscriptions.clone(),
             channels: self.home.channels() as u64,
             position_records: self.home.position_records() as u64,
             history_bytes: self.home.history_bytes() as u64,
             send_queue_bytes: self.connections.queued_bytes() as u64,
-            timers: self.timers.len() as u64,
+            upstream_connections: self.upstreams.counts(),
+            workers: vec![WorkerFacts {
+                worker: self.id.0,
+                timers: self.timers.len() as u64,
+                publish_to_last_write: self.publish_to_last_write.clone(),
+                shell,
+            }],
         }
     }
 

@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn publish(bytes: usize) -> Message {
-        let request = PublishRef { conn: ConnId { slot: 0, generation: 0 }, request: 0, place: 0 };
+        let request = PublishRef { conn: ConnId { slot: 0, generation: 0 }, request: 0, place: 0, via: crate::hub::Via::Channels };
         Message::Publish { request, draft: Box::new(draft("a", bytes)) }
     }
 

@@ -7,8 +7,8 @@ use super::Shard;
 use super::reply::Facts;
 use super::stage::Stage;
 use crate::base::{ConnId, Now, ShardId};
-use crate::hub::{ChannelName, Draft, Message, PublishError, PublishRef, Stored, home_of};
-use crate::metrics::Label;
+use crate::http::problem::Problem;
+use crate::hub::{ChannelName, Draft, Message, PublishError, PublishRef, Stored, Via, home_of};
 use crate::protocol::codes::ErrorCode;
 use crate::protocol::plain::api::{self, ErrorMode};
 use crate::protocol::plain::publish::{self, Fate};
@@ -42,14 +42,11 @@ pub enum PublishDoor {
 }
 
 impl PublishDoor {
-    /// The value of the `door` label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
+    const fn via(self) -> Via {
         match self {
-            Self::Channel => "channel",
-            Self::Channels => "channels",
-            Self::ApiPublish(_) => "api_publish",
-            Self::ApiBroadcast(_) => "api_broadcast",
+            Self::Channel | Self::Channels => Via::Channels,
+            Self::ApiPublish(_) => Via::ApiPublish,
+            Self::ApiBroadcast(_) => Via::ApiBroadcast,
         }
     }
 }
@@ -89,17 +86,21 @@ impl Shard {
         for (place, (draft, fate)) in drafts.into_iter().zip(fates).enumerate() {
             if let (Ok(draft), Fate::Unknown) = (draft, fate) {
                 let place = u32::try_from(place).unwrap_or(u32::MAX);
-                self.send_draft(PublishRef { conn, request, place }, draft, door.label());
+                self.send_draft(PublishRef { conn, request, place, via: door.via() }, draft);
             }
         }
     }
 
     /// Sends one draft to its home.
-    pub(super) fn send_draft(&mut self, request: PublishRef, draft: Draft, door: &'static str) {
-        let namespace = self.options.hub.namespace(draft.channel.as_str()).map_or("", |namespace| namespace.name.as_str());
-        self.metrics.publications.add([door.into(), Label::Name(namespace.into()), Label::None], 1);
+    pub(super) fn send_draft(&mut self, request: PublishRef, draft: Draft) {
         let home = home_of(&draft.channel, self.shards);
         self.outbox.push(home, Message::Publish { request, draft: Box::new(draft) });
+    }
+
+    /// Refuses a request to publish.
+    pub(super) fn refuse_publish(&mut self, conn: ConnId, facts: &Facts, problem: &Problem, now: Now) {
+        self.metrics.publish_errors.one(problem.code);
+        self.refuse(conn, facts, problem, now);
     }
 
     /// A home has answered.
@@ -128,6 +129,14 @@ impl Shard {
     pub(super) fn answer_publish(&mut self, conn: ConnId, now: Now) {
         let Some(Stage::Waiting(waiting)) = self.take_stage(conn) else { return };
         let Waiting { facts, door, channels, fates, .. } = *waiting;
+        for fate in &fates {
+            match fate {
+                Fate::Unknown | Fate::Congested => self.metrics.publish_errors.one(ErrorCode::Internal.number()),
+                Fate::Bad(code) => self.metrics.publish_errors.one(code.number()),
+                // Counted when its home replied.
+                Fate::Stored(_) | Fate::Refused(_) => {}
+            }
+        }
         let response = match door {
             PublishDoor::Channel => publish::reply(&channels[0], fates[0]),
             PublishDoor::Channels => publish::replies(&channels, &fates),
@@ -146,6 +155,9 @@ impl Shard {
     pub(super) fn publish_here(&mut self, from: ShardId, request: PublishRef, draft: Draft, now: Now) {
         let result = self.home.publish(draft, &self.options.hub, now).map(|broadcast| {
             if let Some((publication, workers)) = broadcast.publication {
+                let namespace = self.options.hub.namespace(publication.channel.as_str());
+                let namespace = namespace.map_or("", |namespace| namespace.name.as_str());
+                self.metrics.publications.word_and_name(request.via.label(), namespace);
                 for worker in workers.iter() {
                     self.outbox.push(worker, Message::Publication(Arc::clone(&publication)));
                 }

@@ -12,7 +12,7 @@ use super::connections::Pause;
 use super::stage::Stage;
 use super::websocket::WebSocket;
 use crate::base::{ConnId, ShardId};
-use crate::hub::{Draft, PublishError, PublishRef, Stored, WorkerSet, home_of};
+use crate::hub::{Draft, PublishError, PublishRef, Stored, Via, WorkerSet, home_of};
 use crate::protocol::codes::ErrorCode;
 
 /// Publications of one connection on their way to their homes.
@@ -69,7 +69,7 @@ impl Shard {
             publishes.congested.insert(home);
             self.held_publishers.push(conn);
         }
-        self.send_draft(PublishRef { conn, request, place: 0 }, draft, "ws");
+        self.send_draft(PublishRef { conn, request, place: 0, via: Via::WebSocket }, draft);
     }
 
     /// Whether the connection's next message has to wait.

@@ -67,7 +67,8 @@ impl Shard {
         // A drain may have begun since the response said otherwise, and has passed this connection by.
         if keep && self.draining.is_none() {
             self.set_stage(conn, Stage::Head(None));
-            if self.connections.get(conn).is_some() {
+            if let Some(cell) = self.connections.get_mut(conn) {
+                cell.opened_us = 0;
                 self.timers.set(conn.slot, now.monotonic + self.options.http.keep_alive_timeout);
             }
             self.ready_for_held(conn);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CloseHow, Input, ListenerId, Options, Output, Shard};
+use super::{CloseHow, GoneCause, Input, ListenerId, Options, Output, Shard};
 use crate::base::{ConnId, Frames, Nanos, Now, ShardId, WallMs};
 
 /// Bytes of one receive, as the ring's buffers have it.
@@ -84,6 +84,12 @@ impl Rig {
         self.shard.handle(Input::Bytes { conn, bytes: &mut bytes.to_vec() }, self.now);
     }
 
+    /// The peer's socket is reset.
+    pub fn reset(&mut self, conn: ConnId) {
+        self.shard.handle(Input::Gone { conn, cause: GoneCause::Reset }, self.now);
+        self.settle();
+    }
+
     pub fn eof(&mut self, conn: ConnId) {
         self.shard.handle(Input::Eof { conn }, self.now);
         self.settle();
@@ -108,6 +114,46 @@ impl Rig {
     /// What the peer has got since it was last asked.
     pub fn got(&mut self, conn: ConnId) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.peers.get_mut(&conn.slot).unwrap().got)).into_owned()
+    }
+
+    /// What a metric says now, by its name and labels; 0 where there is no such sample.
+    pub fn metric(&mut self, sample: &str) -> u64 {
+        let conn = self.accept();
+        self.send(conn, "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        let text = self.got(conn);
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        let name = format!("ringmain_{sample} ");
+        text.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |value| value.parse().expect("a count"))
+    }
+
+    /// A WebSocket on a target.
+    pub fn websocket(&mut self, target: &str) -> ConnId {
+        let conn = self.accept();
+        self.send(conn, format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"));
+        assert!(self.got(conn).starts_with("HTTP/1.1 101"));
+        conn
+    }
+
+    /// Sends a short unfragmented frame, masked with zeros.
+    pub fn send_frame(&mut self, conn: ConnId, opcode: u8, payload: &[u8]) {
+        let length = u8::try_from(payload.len()).unwrap();
+        assert!(length < 126);
+        self.send(conn, [&[0x80 | opcode, 0x80 | length, 0, 0, 0, 0][..], payload].concat());
+    }
+
+    /// One request on a connection of its own, and what came back.
+    pub fn ask(&mut self, request: &str) -> String {
+        let conn = self.accept();
+        self.send(conn, request);
+        self.got(conn)
+    }
+
+    /// Publishes with the key `k`.
+    pub fn publish(&mut self, channel: &str, fields: &str, body: &str) -> String {
+        let length = body.len();
+        self.ask(&format!(
+            "POST /channels/{channel} HTTP/1.1\r\nHost: h\r\nX-API-Key: k\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
+        ))
     }
 
     pub fn is_paused(&self, conn: ConnId) -> bool {
@@ -165,6 +211,7 @@ impl Rig {
             }
             Output::Close { conn, how } => self.peers.get_mut(&conn.slot).unwrap().closed = Some(how),
             Output::Connect { token, address } => self.connects.push((token, address)),
+            Output::AskFacts => self.shard.handle(Input::Facts(Box::default()), self.now),
             Output::PauseReading { conn, paused } => {
                 let peer = self.peers.get_mut(&conn.slot).unwrap();
                 assert_ne!(peer.paused, paused, "said twice");

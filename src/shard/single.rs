@@ -76,6 +76,10 @@ impl Shard {
             Some(dropped) if dropped > 0 && !state && !audience.can_say_gaps() => self.close_for_loss(conn, now),
             Some(dropped) => {
                 self.metrics.publications_dropped.add([policy.label().into(), Label::None, Label::None], dropped);
+                if dropped > 0 && !state {
+                    self.metrics.gaps.one(item::reason(GapReason::Slow));
+                }
+                self.metrics.deliveries[audience.kind().index()] += frame.tag.publications();
                 // The newest is kept whatever else waits: a policy that drops never disconnects.
                 self.connections.deliver(slot, frame);
             }

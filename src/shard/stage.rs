@@ -18,9 +18,9 @@ use super::poll::Poll;
 use super::publish::Waiting;
 use super::stream::Stream;
 use super::upstream::{Exchanging, UpstreamConn};
-use super::websocket::WebSocket;
+use super::websocket::{Door, WebSocket};
 use crate::http::head::HeadReader;
-use crate::metrics::TransportKind;
+use crate::metrics::{ConnectionKind, TransportKind};
 
 /// The stage of a connection.
 #[derive(Debug, Default)]
@@ -50,6 +50,21 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// How the gauge of connections counts it; connections to upstreams are counted by their pools.
+    #[must_use]
+    pub fn connection_kind(&self) -> Option<ConnectionKind> {
+        Some(match self {
+            Self::WebSocket(socket) if socket.door == Door::Echo => ConnectionKind::Echo,
+            Self::WebSocket(_) => ConnectionKind::WebSocket,
+            Self::Stream(stream) if stream.kind == TransportKind::EventStream => ConnectionKind::EventStream,
+            Self::Stream(_) => ConnectionKind::Stream,
+            Self::Poll(_) => ConnectionKind::Poll,
+            Self::Exchange(_) => ConnectionKind::Proxy,
+            Self::Head(_) | Self::Body(_) | Self::Waiting(_) | Self::Scrape(_) | Self::Closing => ConnectionKind::Http,
+            Self::Vacant | Self::Upstream(_) => return None,
+        })
+    }
+
     /// How metrics name the connection.
     #[must_use]
     pub fn kind(&self) -> TransportKind {

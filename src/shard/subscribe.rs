@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::Shard;
 use super::audience::{Audience, Shape};
 use super::poll::{HOME_TIMEOUT, Poll};
 use super::reply::Facts;
 use super::stage::Stage;
 use super::stream::Stream;
 use super::websocket::{Door, WebSocket};
+use super::{Options, Shard, micros};
 use crate::base::{ConnId, Key, Now, ShardId};
 use crate::http::head::{Head, Method, Version};
 use crate::http::problem::Problem;
@@ -32,7 +32,7 @@ impl Shard {
             Err(refusal) if is_upgrade(&header) && !facts.head_only => {
                 return self.open_websocket(conn, head, Err(refusal), facts, now);
             }
-            Err(refusal) => return self.refuse(conn, &facts, &refusal.problem(), now),
+            Err(refusal) => return self.refuse_subscriber(conn, &facts, &refusal, now),
         };
         match request.transport {
             // A look is answered as a poll, whatever was accepted: that is where the position is told.
@@ -64,12 +64,19 @@ impl Shard {
     }
 
     /// A browser cannot see the status of a refused upgrade: what is wrong with the request is told after it, by a close code.
+    /// A subscriber is turned away.
+    fn refuse_subscriber(&mut self, conn: ConnId, facts: &Facts, refusal: &Refusal, now: Now) {
+        self.metrics.connections_refused.one(refusal.label());
+        self.refuse(conn, facts, &refusal.problem(), now);
+    }
+
     fn open_websocket(&mut self, conn: ConnId, head: &Head, request: Result<SubscribeRequest, Refusal>, facts: Facts, now: Now) {
         let format = request.as_ref().map_or(Format::Json, |request| request.format);
         let door = if format == Format::Raw { Door::PlainRaw } else { Door::PlainJson };
         let Some(deflate) = self.become_websocket(conn, head, door, &facts, now) else { return };
         match request {
             Err(refusal) => {
+                self.metrics.connections_refused.one(refusal.label());
                 let (disconnect, reason) = refusal.disconnect();
                 self.close_websocket_saying(conn, disconnect, &reason, now);
             }
@@ -98,12 +105,14 @@ impl Shard {
         let accepted = match accept(head, &self.options.ws) {
             Ok(accepted) => accepted,
             Err(problem) => {
+                self.metrics.connections_refused.one("handshake");
                 self.refuse(conn, facts, &problem, now);
                 return None;
             }
         };
         let deflate = accepted.deflate();
         self.count_request(facts, 101);
+        self.note_handshake(conn, now);
         let mut response = Vec::with_capacity(192);
         accepted.write_response(&mut response);
         self.say(conn, response);
@@ -122,6 +131,7 @@ impl Shard {
         );
         self.timers.set(conn.slot, now.monotonic + self.options.ws.ping_interval);
         if self.draining.is_some() {
+            self.metrics.connections_refused.one("draining");
             self.close_websocket(conn, Disconnect::Shutdown, now);
             return None;
         }
@@ -135,6 +145,7 @@ impl Shard {
         let transport = Shape::Stream { kind, chunked: facts.http11 };
         let audience = Audience { transport, format: request.format, several };
         self.count_request(&facts, 200);
+        self.note_handshake(conn, now);
         if kind == StreamKind::EventStream {
             let mut opening = Vec::new();
             event_stream::retry(&mut opening, self.retry());
@@ -142,6 +153,7 @@ impl Shard {
         }
         self.say(conn, bytes);
         if self.draining.is_some() {
+            self.metrics.connections_refused.one("draining");
             let retry = self.retry();
             let bytes = self.encoder().end(&audience, Disconnect::Shutdown, retry);
             self.say(conn, bytes);
@@ -194,7 +206,23 @@ impl Shard {
         let cell = self.connections.get_mut(conn)?;
         let subscription = self.local.join(channel, conn, audience, start, cell.subscriptions);
         cell.subscriptions = subscription.index;
+        self.subscriptions.named(namespace_of(&self.options, channel), 1);
         Some(subscription)
+    }
+
+    /// Counts every subscription anew: namespaces are others now.
+    pub(super) fn recount_subscriptions(&mut self) {
+        self.subscriptions = crate::metrics::Labelled::default();
+        for (channel, count) in self.local.subscriptions_by_channel() {
+            self.subscriptions.named(namespace_of(&self.options, channel), u64::from(count));
+        }
+    }
+
+    /// An upgrade or a stream is answered: how long that took, where it is the connection's first request.
+    fn note_handshake(&mut self, conn: ConnId, now: Now) {
+        let Some(opened_us) = self.connections.get(conn).map(|cell| cell.opened_us).filter(|&opened| opened > 0) else { return };
+        let took = micros(now).wrapping_sub(opened_us);
+        self.metrics.handshake_duration.record(Duration::from_micros(took.into()));
     }
 
     pub(super) fn home(&self, channel: &ChannelName) -> ShardId {
@@ -208,6 +236,7 @@ impl Shard {
         while index != NO_SUBSCRIPTION {
             let Some((key, subscription)) = self.local.subscription_at(index) else { break };
             index = subscription.next;
+            self.subscriptions.unnamed(namespace_of(&self.options, self.local.channel_name(subscription)));
             if let Left::Unwanted(channel) = self.local.leave(key) {
                 self.tell_home_left(channel);
             }
@@ -235,6 +264,11 @@ impl Shard {
     }
 }
 
+/// The name under which a channel's subscriptions are counted.
+fn namespace_of<'a>(options: &'a Options, channel: &ChannelName) -> &'a str {
+    options.hub.namespace(channel.as_str()).map_or("", |namespace| namespace.name.as_str())
+}
+
 /// Why a request on a channel door is not served.
 #[derive(Debug)]
 enum Refusal {
@@ -244,6 +278,15 @@ enum Refusal {
 }
 
 impl Refusal {
+    /// The value of the `reason` label.
+    const fn label(&self) -> &'static str {
+        match self {
+            Self::Request(_) => "request",
+            Self::UnknownNamespace(_) => "unknown_namespace",
+            Self::Denied(_) => "denied",
+        }
+    }
+
     fn problem(&self) -> Problem {
         match self {
             Self::Request(error) => error.problem(),

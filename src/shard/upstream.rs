@@ -9,21 +9,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::Shard;
 use super::connections::Pause;
 use super::io::{ConnectCause, ListenerId, Output};
 use super::reply::Facts;
 use super::stage::Stage;
-use super::{Options, Shard};
-use crate::base::{Arena, ConnId, Key, Now};
+use crate::base::{ConnId, Key, Nanos, Now};
 use crate::http::cors::Cors;
 use crate::http::head::Head;
 use crate::http::problem::Problem;
-use crate::metrics::Label;
-use crate::proxy::{
-    Acquire, Downstream, Ended, Exchange, Failure, Pool, ProxyError, PutBack, ResponseState, Router, ServerId, Turn,
-};
+use crate::proxy::{Acquire, Downstream, Ended, Exchange, Failure, ProxyError, PutBack, ResponseState, ServerId, Turn};
 
 /// A client's connection during an exchange.
 #[derive(Debug)]
@@ -32,6 +28,8 @@ pub struct Exchanging {
     facts: Facts,
     upstream: usize,
     link: Link,
+    /// When its head had come.
+    started: Nanos,
 }
 
 /// What carries an exchange to its upstream.
@@ -62,65 +60,58 @@ pub struct UpstreamConn {
 
 /// A connection being opened.
 #[derive(Clone, Copy, Debug)]
-struct Connecting {
+pub struct Connecting {
     upstream: usize,
     server: ServerId,
     downstream: ConnId,
     address: SocketAddr,
 }
 
-/// A worker's upstreams.
-#[derive(Debug)]
-pub struct Upstreams {
-    router: Router,
-    pools: Vec<Pool>,
-    connecting: Arena<Connecting>,
+impl Shard {
+    /// New routes and upstreams: requests from now on go by them, what is under way ends where it is.
+    pub(super) fn reload_upstreams(&mut self, options: &crate::proxy::Options) {
+        let idle = self.upstreams.reload(options);
+        self.end_idle(idle);
+    }
+
+    /// No connection is kept for later any more.
+    pub(super) fn close_pools(&mut self) {
+        let idle = self.upstreams.retire_all();
+        self.end_idle(idle);
+    }
+
+    fn end_idle(&mut self, idle: Vec<ConnId>) {
+        for up in idle {
+            self.retire(up);
+            self.end(up, self.now);
+        }
+    }
 }
 
-impl Upstreams {
-    #[must_use]
-    pub fn new(options: &crate::proxy::Options) -> Self {
-        Self {
-            router: Router::new(options),
-            pools: options.upstreams.iter().map(Pool::new).collect(),
-            connecting: Arena::default(),
-        }
-    }
-
-    /// Takes new routes and timeouts. Other upstreams than before need a restart: exchanges under way name them by number.
-    pub fn reload(&mut self, old: &Options, fresh: Arc<Options>) -> Arc<Options> {
-        let servers = |options: &Options| {
-            options.proxy.upstreams.iter().map(|upstream| (upstream.name.clone(), upstream.servers.clone())).collect::<Vec<_>>()
-        };
-        if servers(old) == servers(&fresh) {
-            self.router = Router::new(&fresh.proxy);
-            return fresh;
-        }
-        Arc::new(Options { proxy: old.proxy.clone(), ..(*fresh).clone() })
-    }
+/// The status as a label: no upstream may make more of them than there are.
+const fn known_status(status: u16) -> u16 {
+    if matches!(status, 100..600) { status } else { 999 }
 }
 
 impl Shard {
     /// What no door takes goes to an upstream.
     pub(super) fn pass_on(&mut self, conn: ConnId, head: &Head, now: Now) {
         let facts = Facts::new(head, "proxy", Cors::None);
-        let found = self.upstreams.router.find(head.host(), head.path());
-        let server = found.and_then(|upstream| self.options.proxy.upstreams.get(upstream)?.servers.first().copied());
-        let (Some(upstream), Some(server)) = (found, server) else {
+        let Some((upstream, server)) = self.upstreams.find(head.host(), head.path()) else {
             return self.refuse(conn, &facts, &Problem::not_found(head.path()), now);
         };
         let Some(peer) = self.connections.get(conn).map(super::connections::Cell::peer) else { return };
         let exchange = Exchange::new(head, Downstream { peer, secure: false, trusted: false }, server);
         let facts = facts.with_body_read(head);
-        let exchanging = Exchanging { exchange, facts, upstream, link: Link::Waiting };
+        let exchanging = Exchanging { exchange, facts, upstream, link: Link::Waiting, started: now.monotonic };
         self.set_stage(conn, Stage::Exchange(Box::new(exchanging)));
-        let acquired = self.upstreams.pools[upstream].take(conn);
+        let acquired = self.upstreams.pool(upstream).take(conn);
         self.acquired(conn, upstream, acquired, now);
     }
 
     /// Acts on what a pool gave to a request.
     fn acquired(&mut self, conn: ConnId, upstream: usize, acquired: Acquire, now: Now) {
-        let connect_timeout = self.upstream_time(upstream, |upstream| upstream.connect_timeout);
+        let connect_timeout = self.upstreams.options(upstream).connect_timeout;
         match acquired {
             Acquire::Idle { server, conn: up } => {
                 if let Some(Stage::Upstream(idle)) = self.connections.get_mut(up).map(|cell| &mut cell.stage) {
@@ -145,7 +136,7 @@ impl Shard {
     /// A connection that was asked for is open.
     pub(super) fn upstream_connected(&mut self, up: ConnId, token: u32, now: Now) {
         let Some(Connecting { upstream, server, downstream, address }) = self.take_connecting(token) else { return };
-        self.upstreams.pools[upstream].connected();
+        self.upstreams.pool(upstream).connected();
         let wanted = self.link_of(downstream) == Some(Link::Connecting(token));
         let stage =
             Stage::Upstream(Box::new(UpstreamConn { upstream, server, downstream: wanted.then_some(downstream), retired: false }));
@@ -161,7 +152,7 @@ impl Shard {
     /// A connection that was asked for could not be opened.
     pub(super) fn upstream_failed(&mut self, token: u32, cause: ConnectCause, now: Now) {
         let Some(Connecting { upstream, downstream, .. }) = self.take_connecting(token) else { return };
-        let turn = self.upstreams.pools[upstream].connect_failed();
+        let turn = self.upstreams.pool(upstream).connect_failed();
         self.take_turn(upstream, turn, now);
         if self.link_of(downstream) == Some(Link::Connecting(token)) {
             let error = match cause {
@@ -182,7 +173,7 @@ impl Shard {
         let head = exchanging.exchange.request_head().to_vec();
         let upstream = exchanging.upstream;
         self.say(up, head);
-        let timeout = self.upstream_time(upstream, |upstream| upstream.response_timeout);
+        let timeout = self.upstreams.options(upstream).response_timeout;
         self.timers.set(conn.slot, now.monotonic + timeout);
         self.connections.resume(conn, Pause::COUNTERPART);
         self.ready_for_held(conn);
@@ -206,7 +197,7 @@ impl Shard {
                     self.touch(conn, upstream, now);
                 } else {
                     // The response is waited for from the last byte of the request on.
-                    let timeout = self.upstream_time(upstream, |upstream| upstream.response_timeout);
+                    let timeout = self.upstreams.options(upstream).response_timeout;
                     self.timers.set(conn.slot, now.monotonic + timeout);
                 }
                 step.consumed
@@ -233,7 +224,13 @@ impl Shard {
         };
         let upstream = exchanging.upstream;
         let mut out = Vec::new();
+        let begun = exchanging.exchange.response_is_begun();
         let step = exchanging.exchange.response_bytes(bytes, &options.http, &mut out);
+        let status = exchanging.exchange.status();
+        if !begun && status > 0 {
+            let facts = exchanging.facts.clone();
+            self.count_proxied(&facts, upstream, status);
+        }
         if !out.is_empty() {
             self.pass(up, conn, out);
         }
@@ -363,9 +360,7 @@ impl Shard {
         let (upstream, link) = (exchanging.upstream, exchanging.link);
         match link {
             Link::Waiting => {
-                if let Some(pool) = self.upstreams.pools.get_mut(upstream) {
-                    pool.forget(conn);
-                }
+                self.upstreams.pool(upstream).forget(conn);
             }
             // The connection goes to somebody else when it opens.
             Link::Connecting(_) => {}
@@ -376,9 +371,12 @@ impl Shard {
     /// The exchange ended as it should.
     fn exchange_ended(&mut self, conn: ConnId, ended: Ended, now: Now) {
         let Some(Stage::Exchange(exchanging)) = self.take_stage(conn) else { return };
-        let Exchanging { facts, upstream, link, .. } = *exchanging;
-        let name = self.upstream_name(upstream);
-        self.metrics.upstream_requests.add([Label::Name(name.into()), Label::None, Label::None], 1);
+        let Exchanging { facts, upstream, link, started, exchange } = *exchanging;
+        // How long a tunnel lasts says nothing about the upstream.
+        if exchange.status() != 101 {
+            let name = &self.upstreams.options(upstream).name;
+            self.metrics.upstream_duration.record(name, now.monotonic.since(started));
+        }
         if let Link::Open { conn: up, server, .. } = link {
             if ended.upstream_reusable {
                 self.put_back(up, upstream, server, now);
@@ -396,14 +394,14 @@ impl Shard {
     fn exchange_failed(&mut self, conn: ConnId, error: ProxyError, now: Now) {
         let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
         let (upstream, link) = (exchanging.upstream, exchanging.link);
-        let name = self.options.proxy.upstreams.get(upstream).map_or("", |upstream| upstream.name.as_str());
-        self.metrics.upstream_errors.add([Label::Name(name.into()), error.label().into(), Label::None], 1);
+        let name = &self.upstreams.options(upstream).name;
+        self.metrics.upstream_errors.name_and(name, error.label());
         let reused = matches!(link, Link::Open { reused: true, .. });
         let failure = exchanging.exchange.failed(error, reused, name);
         let complete = exchanging.exchange.request_is_complete();
         match (failure, link) {
             (Failure::Retry, Link::Open { conn: up, server, .. }) => {
-                let acquired = self.upstreams.pools[upstream].replace(server);
+                let acquired = self.upstreams.pool(upstream).replace(server);
                 self.retire(up);
                 self.abort(up);
                 match acquired {
@@ -417,6 +415,7 @@ impl Shard {
                 let Exchanging { mut facts, .. } = *exchanging;
                 facts.keep_alive &= complete;
                 self.connections.resume(conn, Pause::COUNTERPART);
+                self.count_upstream_request(upstream, problem.status);
                 self.refuse(conn, &facts, &problem, now);
             }
             (Failure::Abort | Failure::Retry, _) => self.abort(conn),
@@ -428,9 +427,9 @@ impl Shard {
         self.detach(up);
         // It may have been held back for the client it served; unread, its end would go unnoticed.
         self.connections.resume(up, Pause::COUNTERPART);
-        match self.upstreams.pools[upstream].put_back(server, up) {
+        match self.upstreams.pool(upstream).put_back(server, up) {
             PutBack::Kept => {
-                let timeout = self.upstream_time(upstream, |upstream| upstream.idle_timeout);
+                let timeout = self.upstreams.options(upstream).idle_timeout;
                 self.timers.set(up.slot, now.monotonic + timeout);
             }
             PutBack::Handed(turn) => self.acquired(turn.waiter, upstream, turn.acquired, now),
@@ -460,7 +459,7 @@ impl Shard {
 
     /// Tells the pool that a connection is closed, which may give a place to a waiting request.
     fn give_up_place(&mut self, upstream: usize, server: ServerId, up: ConnId, now: Now) {
-        let turn = self.upstreams.pools[upstream].closed(server, up);
+        let turn = self.upstreams.pool(upstream).closed(server, up);
         self.take_turn(upstream, turn, now);
     }
 
@@ -478,7 +477,7 @@ impl Shard {
     }
 
     fn touch(&mut self, conn: ConnId, upstream: usize, now: Now) {
-        let timeout = self.upstream_time(upstream, |upstream| upstream.idle_timeout);
+        let timeout = self.upstreams.options(upstream).idle_timeout;
         self.timers.set(conn.slot, now.monotonic + timeout);
     }
 
@@ -513,11 +512,14 @@ impl Shard {
         self.upstreams.connecting.remove(key)
     }
 
-    fn upstream_time(&self, upstream: usize, time: impl Fn(&crate::proxy::Upstream) -> Duration) -> Duration {
-        self.options.proxy.upstreams.get(upstream).map_or(Duration::from_secs(60), time)
+    /// A response of an upstream has begun.
+    fn count_proxied(&mut self, facts: &Facts, upstream: usize, status: u16) {
+        self.count_upstream_request(upstream, status);
+        self.count_request(facts, known_status(status));
     }
 
-    fn upstream_name(&self, upstream: usize) -> &str {
-        self.options.proxy.upstreams.get(upstream).map_or("", |upstream| upstream.name.as_str())
+    fn count_upstream_request(&mut self, upstream: usize, status: u16) {
+        let name = &self.upstreams.options(upstream).name;
+        self.metrics.upstream_requests.name_and(name, known_status(status));
     }
 }

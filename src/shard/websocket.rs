@@ -147,8 +147,11 @@ impl Shard {
             }
             Door::PlainRaw => {
                 let body = inbound::raw(payload, opcode == Opcode::Binary).ok_or(Ended::from(Disconnect::BadRequest))?;
-                let channel = self.own_channel(conn, None).map_err(|_| Ended::from(Disconnect::PermissionDenied))?;
-                let draft = self.allowed_draft(socket, channel, body).map_err(|_| Ended::from(Disconnect::PermissionDenied))?;
+                let draft = self.own_channel(conn, None).and_then(|channel| self.allowed_draft(socket, channel, body));
+                let draft = draft.map_err(|code| {
+                    self.metrics.publish_errors.one(code.number());
+                    Ended::from(Disconnect::PermissionDenied)
+                })?;
                 self.publish_for_websocket(conn, socket, None, draft);
             }
         }
@@ -162,7 +165,10 @@ impl Shard {
         let draft = channel.and_then(|channel| self.allowed_draft(socket, channel, request.body?));
         match draft {
             Ok(draft) => self.publish_for_websocket(conn, socket, Some(id), draft),
-            Err(code) => self.answer_publish_request(conn, socket.deflate, id, Err(code)),
+            Err(code) => {
+                self.metrics.publish_errors.one(code.number());
+                self.answer_publish_request(conn, socket.deflate, id, Err(code));
+            }
         }
     }
 

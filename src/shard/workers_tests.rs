@@ -156,6 +156,7 @@ impl Workers {
                 let bytes = frames.as_slice().iter().flat_map(|frame| frame.blob.to_vec()).skip(skip as usize);
                 self.peers.get_mut(&(worker, conn.slot)).unwrap().got.extend(bytes);
             }
+            Output::AskFacts => self.shards[worker].handle(Input::Facts(Box::default()), self.now),
             Output::PauseReading { conn, paused } => {
                 let peer = self.peers.get_mut(&(worker, conn.slot)).unwrap();
                 peer.paused = paused;

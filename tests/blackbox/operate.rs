@@ -96,7 +96,7 @@ fn health_and_metrics_answer() {
     server.publish("news", "1");
     let text = server.get("/metrics").body;
     for line in
-        ["ringmain_publications_total{door=\"channel\",namespace=\"default\"} 1", "ringmain_draining 0", "ringmain_channels 1"]
+        ["ringmain_publications_total{door=\"channels\",namespace=\"default\"} 1", "ringmain_draining 0", "ringmain_channels 1"]
     {
         assert!(text.lines().any(|known| known == line), "{line} is missing in\n{text}");
     }
@@ -178,4 +178,65 @@ fn a_second_signal_ends_a_drain_that_waits_for_somebody() {
     wait_for("the listener to close", || std::net::TcpStream::connect(server.address).err());
     server.signal(Signal::INT);
     assert!(server.ended().success());
+}
+
+/// Every family of the documentation, which is the promise.
+fn promised() -> Vec<(String, String)> {
+    let rows = include_str!("../../docs/metrics.md").lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| {
+        let family = row.split('`').next().expect("a name");
+        let (name, labels) = family.split_once('{').unwrap_or((family, ""));
+        (format!("ringmain_{name}"), labels.trim_end_matches('}').to_owned())
+    })
+    .collect()
+}
+
+#[test]
+fn every_family_of_the_documentation_is_there_and_nothing_else() {
+    let server = Server::start(&[]);
+    server.publish("news", "1");
+    let text = server.get("/metrics").body;
+    let mut found: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let promised = promised();
+    let mut names: Vec<&str> = promised.iter().map(|(name, _)| name.as_str()).collect();
+    found.sort_unstable();
+    names.sort_unstable();
+    assert_eq!(found, names);
+    for (name, labels) in &promised {
+        for line in text.lines().filter(|line| line.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('{'))) {
+            let inside = line.split_once('{').and_then(|(_, rest)| rest.split_once('}')).expect("labels").0;
+            let found: Vec<&str> = inside.split("\",").filter_map(|pair| Some(pair.split_once('=')?.0)).collect();
+            assert_eq!(&found.join(","), labels, "{line}");
+        }
+    }
+}
+
+#[test]
+fn what_the_loops_and_the_process_count_moves() {
+    let config = file("[namespaces.default]\nallow_subscribe = [\"anyone\"]\n");
+    let path = config.path().to_str().unwrap().to_owned();
+    let server = Server::start_with(
+        &["--listen", "127.0.0.1:0", "--workers", "2", "--config", &path],
+        &[("RINGMAIN_IO__PARK_AFTER", "100ms")],
+    );
+    let mut sockets: Vec<_> = (0..8).map(|_| server.websocket("/channels/news")).collect();
+    for socket in &mut sockets {
+        socket.read().unwrap();
+    }
+    for at in 0..8 {
+        server.publish(&format!("news{at}"), "1");
+    }
+    let sum = |name: &str| server.metric_sum(&format!("ringmain_{name}"));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let started = sum("start_time_seconds");
+    assert!((now - 60.0..=now).contains(&started), "{started} is not just before {now}");
+    assert!(sum("open_fds") > 3.0 && sum("fd_limit") >= sum("open_fds"));
+    assert!(sum("loop_duration_seconds_count") > 10.0 && sum("loop_duration_seconds_sum") > 0.0);
+    assert!(sum("buffer_ring_free") >= 512.0 && sum("timers") >= 8.0 && sum("doorbells_total") > 0.0);
+    wait_for("quiet connections to be parked", || (sum("parked_connections") >= 8.0).then_some(()));
+    server.signal(Signal::HUP);
+    wait_for("a reload", || (sum("reloads_total{result=\"applied\"}") == 1.0).then_some(()));
+    std::fs::write(&path, "[nonsense]\n").unwrap();
+    server.signal(Signal::HUP);
+    wait_for("a refused reload", || (sum("reloads_total{result=\"failed\"}") == 1.0).then_some(()));
 }

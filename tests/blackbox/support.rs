@@ -108,6 +108,13 @@ impl Server {
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 
+    /// The sum of a family's samples; a name with labels picks those that start so.
+    pub fn metric_sum(&self, name: &str) -> f64 {
+        let text = self.ask(&format!("GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-API-Key: {KEY}\r\n\r\n")).body;
+        let samples = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     pub fn websocket(&self, target: &str) -> tungstenite::WebSocket<TcpStream> {
         let stream = TcpStream::connect(self.address).expect("a connection");
         stream.set_read_timeout(Some(SOON)).expect("a timeout");

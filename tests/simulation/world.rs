@@ -330,7 +330,7 @@ impl World {
                 }
             }
             Output::Close { conn, how } => self.close(shard, conn, how),
-            Output::PauseReading { .. } => {}
+            Output::AskFacts | Output::PauseReading { .. } => {}
             Output::Connect { .. } => self.error = Some("nobody is to be connected to".to_owned()),
         }
     }

@@ -70,6 +70,16 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    /// The number it is counted under.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Body => ErrorCode::BadRequest.number(),
+            Self::Request(code) => code.number(),
+            Self::Version => ErrorCode::NotAvailable.number(),
+        }
+    }
+
     #[must_use]
     pub fn response(self, mode: ErrorMode) -> Response {
         match self {

@@ -179,6 +179,7 @@ impl World {
                     self.wire(conn).unread.extend_from_slice(&bytes[skip as usize..]);
                 }
                 Output::Close { conn, how } => self.wire(conn).closed = Some(how),
+                Output::AskFacts => self.shard.handle(Input::Facts(Box::default()), self.now),
                 Output::PauseReading { .. } => {}
                 Output::Connect { .. } => panic!("there are no upstreams here"),
             }

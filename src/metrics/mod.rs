@@ -1,4 +1,18 @@
-//! Counters owned per shard, merged when read.
+//! Counters owned per shard, merged when read, and written as Prometheus text.
+//!
+//! ```text
+//!   shard: Counters ──┐
+//!                     ├─ Snapshot ──(mailbox)──▶ merge ──▶ render
+//!   shell: LoopFacts ─┘
+//! ```
+//! Invariant: no label's value comes from a client: they are words of ours, names of the configuration, or numbers of a small set.
+
+mod histogram;
+mod render;
+
+pub use histogram::{Durations, NamedDurations, Sizes};
+
+use std::time::Duration;
 
 /// Counts by label values; sets are small and known, so a list beats a map.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +32,12 @@ pub enum Label {
     None,
 }
 
+impl Label {
+    fn is_name(&self, name: &str) -> bool {
+        matches!(self, Self::Name(known) if known.as_ref() == name)
+    }
+}
+
 impl From<&'static str> for Label {
     fn from(word: &'static str) -> Self {
         Self::Word(word)
@@ -31,6 +51,7 @@ impl From<u16> for Label {
 }
 
 impl Labelled {
+    /// Adds to the count under these labels.
     pub fn add(&mut self, labels: Labels, count: u64) {
         match self.counts.iter_mut().find(|(known, _)| *known == labels) {
             Some((_, total)) => *total += count,
@@ -38,18 +59,59 @@ impl Labelled {
         }
     }
 
+    /// Adds under a name of the configuration.
+    pub fn named(&mut self, name: &str, count: u64) {
+        match self.counts.iter_mut().find(|(labels, _)| labels[0].is_name(name)) {
+            Some((_, total)) => *total += count,
+            None => self.counts.push(([Label::Name(name.into()), Label::None, Label::None], count)),
+        }
+    }
+
+    /// Adds one under a word and a name of the configuration.
+    pub fn word_and_name(&mut self, word: &'static str, name: &str) {
+        match self.counts.iter_mut().find(|(labels, _)| labels[0] == Label::Word(word) && labels[1].is_name(name)) {
+            Some((_, total)) => *total += 1,
+            None => self.counts.push(([word.into(), Label::Name(name.into()), Label::None], 1)),
+        }
+    }
+
+    /// Adds one under a name of the configuration and another label.
+    pub fn name_and(&mut self, name: &str, label: impl Into<Label>) {
+        let label = label.into();
+        match self.counts.iter_mut().find(|(labels, _)| labels[0].is_name(name) && labels[1] == label) {
+            Some((_, total)) => *total += 1,
+            None => self.counts.push(([Label::Name(name.into()), label, Label::None], 1)),
+        }
+    }
+
+    /// Takes one off again, of what counts what there is now.
+    pub fn unnamed(&mut self, name: &str) {
+        if let Some((_, total)) = self.counts.iter_mut().find(|(labels, _)| labels[0].is_name(name)) {
+            *total = total.saturating_sub(1);
+        }
+    }
+
+    /// Adds one under a single label.
     pub fn one(&mut self, label: impl Into<Label>) {
         self.add([label.into(), Label::None, Label::None], 1);
     }
 
+    /// Adds one under two labels.
     pub fn two(&mut self, first: impl Into<Label>, second: impl Into<Label>) {
         self.add([first.into(), second.into(), Label::None], 1);
+    }
+
+    /// The count under these labels.
+    #[must_use]
+    pub fn get(&self, labels: &Labels) -> u64 {
+        self.counts.iter().find(|(known, _)| known == labels).map_or(0, |(_, count)| *count)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &(Labels, u64)> {
         self.counts.iter()
     }
 
+    /// Adds another's counts.
     pub fn merge(&mut self, other: &Self) {
         for (labels, count) in &other.counts {
             self.add(labels.clone(), *count);
@@ -89,13 +151,49 @@ impl TransportKind {
     }
 }
 
+/// What a connection is, for the gauge of connections: a transport and what is spoken over it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConnectionKind {
+    /// Items or payloads of channels over a WebSocket.
+    WebSocket,
+    /// The echo door.
+    Echo,
+    EventStream,
+    Stream,
+    Poll,
+    /// Between or inside requests to our own doors.
+    Http,
+    /// A client's side of an exchange with an upstream.
+    Proxy,
+}
+
+impl ConnectionKind {
+    /// All of them.
+    pub const ALL: [Self; 7] = [Self::WebSocket, Self::Echo, Self::EventStream, Self::Stream, Self::Poll, Self::Http, Self::Proxy];
+
+    /// The values of the `transport` and `protocol` labels.
+    #[must_use]
+    pub const fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Self::WebSocket => ("ws", "plain"),
+            Self::Echo => ("ws", "echo"),
+            Self::EventStream => ("sse", "plain"),
+            Self::Stream => ("stream", "plain"),
+            Self::Poll => ("poll", "plain"),
+            Self::Http => ("http", "http"),
+            Self::Proxy => ("http", "proxy"),
+        }
+    }
+}
+
 /// What one shard counts.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     pub connections_accepted: u64,
     pub connections_refused: Labelled,
-    pub connections: [i64; 5],
     pub disconnects: Labelled,
+    /// From the accepting of a connection to the answer of the upgrade or stream that is its first request.
+    pub handshake_duration: Durations,
     pub pong_timeouts: u64,
     pub publications: Labelled,
     pub publish_errors: Labelled,
@@ -116,12 +214,16 @@ pub struct Counters {
     pub received_bytes: u64,
     pub sent_bytes: [u64; 5],
     pub sends: u64,
+    /// Publications in each send that carried any.
+    pub publications_per_send: Sizes,
     pub http_requests: Labelled,
     pub http_parse_errors: Labelled,
     pub ws_messages_received: Labelled,
     pub ws_protocol_errors: Labelled,
     pub upstream_requests: Labelled,
     pub upstream_errors: Labelled,
+    /// From a request's head to the end of its response, by upstream.
+    pub upstream_duration: NamedDurations,
 }
 
 impl Counters {
@@ -132,19 +234,18 @@ impl Counters {
         self.channels_refused += other.channels_refused;
         self.received_bytes += other.received_bytes;
         self.sends += other.sends;
-        for (total, count) in self.deliveries.iter_mut().zip(other.deliveries) {
-            *total += count;
-        }
-        for (total, count) in self.sent_bytes.iter_mut().zip(other.sent_bytes) {
-            *total += count;
-        }
+        self.handshake_duration.merge(&other.handshake_duration);
+        self.publications_per_send.merge(&other.publications_per_send);
+        self.upstream_duration.merge(&other.upstream_duration);
+        add_all(&mut self.deliveries, &other.deliveries);
+        add_all(&mut self.sent_bytes, &other.sent_bytes);
         for (total, part) in self.families_mut().into_iter().zip(other.families()) {
             total.merge(part.2);
         }
     }
 
     /// Counters with labels: name, label names, counts.
-    fn families(&self) -> [(&'static str, &'static [&'static str], &Labelled); 16] {
+    fn families(&self) -> [(&'static str, &'static [&'static str], &Labelled); 17] {
         [
             ("connections_refused_total", &["reason"], &self.connections_refused),
             ("disconnects_total", &["transport", "code"], &self.disconnects),
@@ -161,11 +262,12 @@ impl Counters {
             ("http_parse_errors_total", &["reason"], &self.http_parse_errors),
             ("ws_messages_received_total", &["opcode"], &self.ws_messages_received),
             ("ws_protocol_errors_total", &["code"], &self.ws_protocol_errors),
+            ("upstream_requests_total", &["upstream", "status"], &self.upstream_requests),
             ("upstream_errors_total", &["upstream", "reason"], &self.upstream_errors),
         ]
     }
 
-    fn families_mut(&mut self) -> [&mut Labelled; 16] {
+    fn families_mut(&mut self) -> [&mut Labelled; 17] {
         [
             &mut self.connections_refused,
             &mut self.disconnects,
@@ -182,103 +284,59 @@ impl Counters {
             &mut self.http_parse_errors,
             &mut self.ws_messages_received,
             &mut self.ws_protocol_errors,
+            &mut self.upstream_requests,
             &mut self.upstream_errors,
         ]
     }
 }
 
-/// One worker's counters at one moment.
+fn add_all(totals: &mut [u64], counts: &[u64]) {
+    for (total, count) in totals.iter_mut().zip(counts) {
+        *total += count;
+    }
+}
+
+/// One worker's counters at one moment, or several workers' together.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub counters: Counters,
-    pub subscriptions: u64,
+    /// By [`ConnectionKind`].
+    pub connections: [u64; ConnectionKind::ALL.len()],
+    /// By namespace.
+    pub subscriptions: Labelled,
     pub channels: u64,
     pub position_records: u64,
     pub history_bytes: u64,
     pub send_queue_bytes: u64,
+    /// By upstream and state.
+    pub upstream_connections: Labelled,
+    /// What is told apart by worker.
+    pub workers: Vec<WorkerFacts>,
+}
+
+/// What is told apart by worker.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerFacts {
+    /// Its number.
+    pub worker: u16,
     pub timers: u64,
+    /// From the storing of a run's oldest publication at its home to the submission that carried the run's last send.
+    pub publish_to_last_write: Durations,
+    pub shell: LoopFacts,
 }
 
 impl Snapshot {
     /// Adds another worker's.
-    pub fn merge(&mut self, other: &Self) {
+    pub fn merge(&mut self, other: Self) {
         self.counters.merge(&other.counters);
-        self.subscriptions += other.subscriptions;
+        add_all(&mut self.connections, &other.connections);
+        self.subscriptions.merge(&other.subscriptions);
         self.channels += other.channels;
         self.position_records += other.position_records;
         self.history_bytes += other.history_bytes;
         self.send_queue_bytes += other.send_queue_bytes;
-        self.timers += other.timers;
-    }
-
-    /// The Prometheus text format, version 0.0.4.
-    #[must_use]
-    pub fn render(&self, draining: bool) -> String {
-        let mut text = Text::default();
-        let counters = &self.counters;
-        text.family("build_info", "gauge", [(format!("{{version=\"{}\",io=\"uring\"}}", env!("CARGO_PKG_VERSION")), 1)]);
-        for (name, value) in [
-            ("connections_accepted_total", counters.connections_accepted),
-            ("pong_timeouts_total", counters.pong_timeouts),
-            ("publish_duplicates_total", counters.publish_duplicates),
-            ("channels_refused_total", counters.channels_refused),
-            ("received_bytes_total", counters.received_bytes),
-            ("sends_total", counters.sends),
-        ] {
-            text.family(name, "counter", [(String::new(), value)]);
-        }
-        for (name, value) in [
-            ("subscriptions", self.subscriptions),
-            ("channels", self.channels),
-            ("position_records", self.position_records),
-            ("history_bytes", self.history_bytes),
-            ("send_queue_bytes", self.send_queue_bytes),
-            ("timers", self.timers),
-            ("draining", u64::from(draining)),
-        ] {
-            text.family(name, "gauge", [(String::new(), value)]);
-        }
-        for (name, counts) in [("deliveries_total", &counters.deliveries), ("sent_bytes_total", &counters.sent_bytes)] {
-            text.family(
-                name,
-                "counter",
-                TransportKind::ALL.map(|kind| (format!("{{transport=\"{}\"}}", kind.label()), counts[kind.index()])),
-            );
-        }
-        for (name, labels, counts) in counters.families() {
-            text.family(name, "counter", counts.iter().map(|(values, count)| (label_text(labels, values), *count)));
-        }
-        text.0
-    }
-}
-
-#[derive(Default)]
-struct Text(String);
-
-impl Text {
-    fn family(&mut self, name: &str, kind: &str, samples: impl IntoIterator<Item = (String, u64)>) {
-        self.0.push_str(&format!("# TYPE ringmain_{name} {kind}\n"));
-        for (labels, value) in samples {
-            self.0.push_str(&format!("ringmain_{name}{labels} {value}\n"));
-        }
-    }
-}
-
-/// `{name="value",…}`
-fn label_text(names: &[&str], values: &Labels) -> String {
-    let pairs: Vec<String> = names.iter().zip(values).map(|(name, value)| format!("{name}=\"{}\"", value.text())).collect();
-    format!("{{{}}}", pairs.join(","))
-}
-
-impl Label {
-    /// Escaped as the text format asks.
-    fn text(&self) -> String {
-        match self {
-            Self::Word(word) => (*word).to_owned(),
-            Self::Name(name) => name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"),
-            Self::Number(number) => number.to_string(),
-            Self::None => String::new(),
-        }
+        self.upstream_connections.merge(&other.upstream_connections);
+        self.workers.extend(other.workers);
     }
 }
 
@@ -294,6 +352,17 @@ pub struct RingCounters {
     pub sent_bytes: u64,
     pub received_bytes: u64,
 }
+
+/// Upper ends of the classes of turn durations; the last class has none.
+pub const TURN_BOUNDS: [Duration; 7] = [
+    Duration::from_micros(100),
+    Duration::from_micros(300),
+    Duration::from_millis(1),
+    Duration::from_millis(3),
+    Duration::from_millis(10),
+    Duration::from_millis(30),
+    Duration::from_millis(100),
+];
 
 /// What the worker's loop around a shard counts, for metrics: the shard itself cannot know it.
 #[derive(Clone, Debug, Default)]
@@ -316,34 +385,22 @@ pub struct LoopFacts {
     pub parked: u64,
     pub buffers_free: u64,
     pub mailbox_depth: u64,
-    /// Turns by duration of their own work: up to 0.1, 0.3, 1, 3, 10, 30, 100 ms, and above.
-    pub turns: [u64; 8],
+    /// Turns by duration of their own work, in the classes of [`TURN_BOUNDS`].
+    pub turns: [u64; TURN_BOUNDS.len() + 1],
     pub turn_nanos: u64,
+    pub process: ProcessFacts,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn merged_counters_render_as_sums() {
-        let mut one = Snapshot { subscriptions: 2, ..Snapshot::default() };
-        one.counters.disconnects.two("ws", 1001u16);
-        one.counters.deliveries[TransportKind::Poll.index()] = 5;
-        let mut total = one.clone();
-        total.merge(&one);
-        let text = total.render(false);
-        for line in [
-            "ringmain_subscriptions 4",
-            "ringmain_disconnects_total{transport=\"ws\",code=\"1001\"} 2",
-            "ringmain_deliveries_total{transport=\"poll\"} 10",
-        ] {
-            assert!(text.lines().any(|known| known == line), "{line} is missing in\n{text}");
-        }
-    }
-
-    #[test]
-    fn a_label_cannot_break_its_line() {
-        assert_eq!(Label::Name("a\"b\\c\nd".into()).text(), "a\\\"b\\\\c\\nd");
-    }
+/// What is the same for the whole process, as each worker knows it.
+#[derive(Clone, Debug, Default)]
+pub struct ProcessFacts {
+    /// When it started, in milliseconds since 1970.
+    pub start_ms: u64,
+    pub reloads_applied: u64,
+    /// Reloads whose configuration was refused.
+    pub reloads_failed: u64,
+    /// Descriptors open in the process's own table. Only the first worker counts them.
+    pub open_fds: u64,
+    /// RLIMIT_NOFILE: of the process's own table and of each worker's table of connections.
+    pub fd_limit: u64,
 }
