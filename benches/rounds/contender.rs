@@ -53,9 +53,20 @@ impl Contender {
 /// Why there is no result.
 #[derive(Debug)]
 pub enum Failure {
-    Start { contender: Contender, error: io::Error },
-    NotListening { contender: Contender, address: SocketAddr },
-    Load { contender: Contender, load: String },
+    Start {
+        contender: Contender,
+        error: io::Error,
+    },
+    NotListening {
+        contender: Contender,
+        address: SocketAddr,
+    },
+    /// The load could not be run.
+    Load {
+        contender: Contender,
+        load: String,
+        reasons: String,
+    },
 }
 
 impl fmt::Display for Failure {
@@ -65,7 +76,7 @@ impl fmt::Display for Failure {
             Self::NotListening { contender, address } => {
                 write!(f, "{} does not listen on {address} (or something else does)", contender.name())
             }
-            Self::Load { contender, load } => write!(f, "`{load}` against {} gave no figures", contender.name()),
+            Self::Load { contender, load, reasons } => write!(f, "`{load}` against {}: {reasons}", contender.name()),
         }
     }
 }
@@ -125,8 +136,12 @@ pub fn run(flags: &Flags, contender: Contender, load: &[&str]) -> Result<Figures
         .stderr(Stdio::inherit())
         .output();
     let output = output.map_err(|error| Failure::Start { contender, error })?;
-    let line = serde_json::from_slice(&output.stdout);
-    line.map(Figures).map_err(|_| Failure::Load { contender, load: load.join(" ") })
+    let failure = |reasons| Failure::Load { contender, load: load.join(" "), reasons };
+    let figures = serde_json::from_slice(&output.stdout).map(Figures).map_err(|_| failure("no figures".to_owned()))?;
+    match output.status.code() {
+        Some(0 | 1) => Ok(figures),
+        _ => Err(failure(figures.reasons())),
+    }
 }
 
 fn wait_until_listening(server: &mut Server, address: SocketAddr) -> Option<()> {

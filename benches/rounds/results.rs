@@ -1,4 +1,4 @@
-//! Medians, spreads, bars, and whether the run counts.
+//! What was measured, as Markdown for people and JSON for programs.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,16 +9,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use crate::bars::{Bar, Limit, Outcome};
 use crate::contender::{Contender, Figures};
-
-/// A floor that is further than this from its own median voids the run.
-const FLOOR_SPREAD_MAX: f64 = 0.15;
-const FAN_OUT_RATIO_MAX: f64 = 1.25;
-const STREAM_DELIVERIES_MIN: f64 = 300_000.0;
-const IDLE_BYTES_MAX: f64 = 320.0;
+use crate::spread::Spread;
 
 /// The CPU that the server's process took for each delivery: the main figure.
-const CPU: &str = "server_cpu_us_each";
+pub const CPU: &str = "server_cpu_us_each";
 /// How long its core was busy for each delivery.
 const CORE: &str = "core_busy_us_each";
 
@@ -29,127 +25,93 @@ pub struct Series {
 }
 
 impl Series {
-    fn spread(&self, name: &str) -> Spread {
+    pub fn spread(&self, name: &str) -> Spread {
         Spread::of(self.runs.iter().map(|run| run.number(name)).collect())
     }
 }
 
+#[derive(Default)]
 pub struct Results {
+    /// What the bench of pure pieces printed.
+    pub pieces: Option<String>,
     pub fan_out: Vec<Series>,
     pub stream: Vec<Figures>,
+    pub stall: Vec<Figures>,
     pub idle: Vec<Figures>,
-}
-
-/// Some runs' figures.
-#[derive(Clone, Copy, Debug)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-        let (middle, last) = (values.len() / 2, values.len().saturating_sub(1));
-        let median = if values.len() % 2 == 1 { at(middle) } else { f64::midpoint(at(middle.saturating_sub(1)), at(middle)) };
-        Self { median, min: at(0), max: at(last) }
-    }
-
-    /// The furthest value's distance from the median, as a part of it.
-    fn off(self) -> f64 {
-        (self.max - self.median).max(self.median - self.min) / self.median
-    }
-
-    /// False, too, where there are no figures.
-    fn is_steady(self) -> bool {
-        self.off() <= FLOOR_SPREAD_MAX
-    }
-}
-
-struct Bar {
-    what: &'static str,
-    bar: String,
-    got: f64,
-    met: bool,
+    /// Other loads, by their flags.
+    pub others: Vec<(String, Figures)>,
 }
 
 impl Results {
-    /// No floor was unsteady, and nothing was lost or wrong.
-    pub fn is_valid(&self) -> bool {
-        self.unsteady().is_empty() && self.runs().all(Figures::is_sound)
+    /// All runs, by what was run.
+    pub fn runs(&self) -> impl Iterator<Item = (String, &Figures)> {
+        let fan_out = self.fan_out.iter().flat_map(|series| {
+            let name = format!("fan-out of {}", series.contender.name());
+            series.runs.iter().map(move |run| (name.clone(), run))
+        });
+        let of = |name: &'static str| move |run| (name.to_owned(), run);
+        fan_out
+            .chain(self.stream.iter().map(of("stream")))
+            .chain(self.stall.iter().map(of("stall")))
+            .chain(self.idle.iter().map(of("idle")))
+            .chain(self.others.iter().map(|(load, run)| (load.clone(), run)))
     }
 
-    fn runs(&self) -> impl Iterator<Item = &Figures> {
-        self.fan_out.iter().flat_map(|series| &series.runs).chain(&self.stream).chain(&self.idle)
-    }
-
-    fn unsteady(&self) -> Vec<&Series> {
-        let floors = self.fan_out.iter().filter(|series| Contender::FLOORS.contains(&series.contender));
-        floors.filter(|series| !series.spread(CPU).is_steady()).collect()
-    }
-
-    fn median(&self, contender: Contender, name: &str) -> f64 {
+    pub fn median(&self, contender: Contender, name: &str) -> f64 {
         let series = self.fan_out.iter().find(|series| series.contender == contender);
         series.map_or(f64::NAN, |series| series.spread(name).median)
-    }
-
-    fn bars(&self) -> Vec<Bar> {
-        if self.idle.is_empty() {
-            return Vec::new();
-        }
-        let ratio = self.median(Contender::Ringmain, CPU) / self.median(Contender::Uring, CPU);
-        let stream = Spread::of(self.stream.iter().map(|run| run.number("deliveries_per_second")).collect()).median;
-        let bytes = Spread::of(self.idle.iter().map(|run| run.number("bytes_per_connection")).collect()).max;
-        let at_most = |what, most: f64, got: f64| Bar { what, bar: format!("≤ {most}"), got, met: got <= most };
-        vec![
-            at_most("fan-out, CPU against the bare io_uring loop", FAN_OUT_RATIO_MAX, ratio),
-            Bar {
-                what: "stream, deliveries a second",
-                bar: format!("≥ {STREAM_DELIVERIES_MIN}"),
-                got: stream,
-                met: stream >= STREAM_DELIVERIES_MIN,
-            },
-            at_most("idle, bytes for each subscribed WebSocket", IDLE_BYTES_MAX, bytes),
-        ]
     }
 
     /// The whole result for people.
     pub fn markdown(&self) -> String {
         let mut text = format!("# ringmain against the floors\n\n{}\n\n", machine());
+        for reason in self.void() {
+            _ = writeln!(text, "**VOID**: {reason}.\n");
+        }
+        self.write_bars(&mut text);
         self.write_fan_out(&mut text);
-        self.write_stream_and_idle(&mut text);
-        let bars = self.bars();
-        if !bars.is_empty() {
-            text.push_str("\n| bar | at | got | |\n|---|---|---|---|\n");
-        }
-        for Bar { what, bar, got, met } in bars {
-            _ = writeln!(text, "| {what} | {bar} | {got:.2} | {} |", if met { "met" } else { "MISSED" });
-        }
-        for run in self.runs().filter(|run| !run.is_sound()) {
-            _ = writeln!(text, "\n**VOID**: a run does not count: {}.", run.reasons());
-        }
-        for series in self.unsteady() {
-            let off = series.spread(CPU).off() * 100.0;
-            _ = writeln!(text, "\n**VOID**: {} was off by {off:.0} % from its own median.", series.contender.name());
+        self.write_latency(&mut text);
+        self.write_stalls(&mut text);
+        self.write_others(&mut text);
+        self.write_idle(&mut text);
+        if let Some(pieces) = &self.pieces {
+            _ = write!(text, "\nPure pieces, no kernel in them:\n\n{pieces}");
         }
         text
+    }
+
+    fn write_bars(&self, text: &mut String) {
+        let (bars, void) = (self.bars(), self.outcome() == Outcome::Void);
+        if !bars.is_empty() {
+            text.push_str("| bar | at | got | |\n|---|---|---|---|\n");
+        }
+        for bar in bars {
+            let Bar { what, limit, got } = bar;
+            let limit = match limit {
+                Limit::AtMost(most) => format!("≤ {most}"),
+                Limit::AtLeast(least) => format!("≥ {least}"),
+            };
+            let verdict = match bar.is_met() {
+                _ if void => "void",
+                true => "met",
+                false => "MISSED",
+            };
+            _ = writeln!(text, "| {what} | {limit} | {got:.2} | {verdict} |");
+        }
     }
 
     fn write_fan_out(&self, text: &mut String) {
         let [write, uring] = Contender::FLOORS.map(|floor| self.median(floor, CPU));
         let [write_core, uring_core] = Contender::FLOORS.map(|floor| self.median(floor, CORE));
         text.push_str(
-            "| fan-out | CPU µs/delivery (min–max) | × write | × io_uring | core µs/delivery (min–max) | × write | × io_uring \
-             | p50 ms | p99 ms |\n|---|---|---|---|---|---|---|---|---|\n",
+            "\n| fan-out, closed loop | CPU µs/delivery (min–max) | × write | × io_uring | core µs/delivery (min–max) | × write \
+             | × io_uring |\n|---|---|---|---|---|---|---|\n",
         );
         for series in &self.fan_out {
             let (cpu, core) = (series.spread(CPU), series.spread(CORE));
-            let [p50, p99] = ["p50_us", "p99_us"].map(|name| series.spread(name).median / 1e3);
             _ = writeln!(
                 text,
-                "| {} | {:.3} ({:.3}–{:.3}) | {:.2} | {:.2} | {:.3} ({:.3}–{:.3}) | {:.2} | {:.2} | {p50:.2} | {p99:.2} |",
+                "| {} | {:.3} ({:.3}–{:.3}) | {:.2} | {:.2} | {:.3} ({:.3}–{:.3}) | {:.2} | {:.2} |",
                 series.contender.name(),
                 cpu.median,
                 cpu.min,
@@ -165,31 +127,77 @@ impl Results {
         }
     }
 
-    fn write_stream_and_idle(&self, text: &mut String) {
+    /// Latencies, each from an open loop at its own rate.
+    fn write_latency(&self, text: &mut String) {
+        text.push_str(
+            "\n| latency, open loop | sent a second | kept up with | p50 ms | p99 ms | p99.9 ms |\n|---|---|---|---|---|---|\n",
+        );
+        let mut row = |name: &str, runs: &[&Figures]| {
+            let median = |name: &str| Spread::of(runs.iter().map(|run| run.number(name)).collect()).median;
+            let [p50, p99, p999] = ["p50_us", "p99_us", "p999_us"].map(|name| median(name) / 1e3);
+            let [rate, achieved] = ["open_rate_per_second", "open_achieved_per_second"].map(median);
+            _ = writeln!(text, "| {name} | {rate:.0} | {achieved:.0} | {p50:.2} | {p99:.2} | {p999:.2} |");
+        };
+        for series in &self.fan_out {
+            row(&format!("fan-out, {}", series.contender.name()), &series.runs.iter().collect::<Vec<_>>());
+        }
         if !self.stream.is_empty() {
-            let [rate, cpu, p99] = ["deliveries_per_second", CPU, "p99_us"]
-                .map(|name| Spread::of(self.stream.iter().map(|run| run.number(name)).collect()));
+            row("stream", &self.stream.iter().collect::<Vec<_>>());
+        }
+        self.others.iter().for_each(|(load, run)| row(load, &[run]));
+    }
+
+    fn write_stalls(&self, text: &mut String) {
+        for run in &self.stall {
             _ = writeln!(
                 text,
-                "\nStream: {:.0} deliveries/s ({:.0}–{:.0}), {:.3} µs CPU each, p99 {:.2} ms.",
-                rate.median,
-                rate.min,
-                rate.max,
-                cpu.median,
-                p99.median / 1e3
+                "\nStalled: {:.0} of {:.0} subscribers, {:.0} B payloads: kernel queue {:.0} B at most, {:.0} B of private memory each; \
+                 the others' p99 {:.2} ms ({:.2} × without), p99.9 {:.2} ms ({:.2} × without).",
+                run.number("stalled"),
+                run.number("subscribers"),
+                run.number("payload_bytes"),
+                run.number("kernel_queue_bytes_max"),
+                run.number("private_bytes_per_stalled"),
+                run.number("p99_us") / 1e3,
+                run.number("p99_ratio"),
+                run.number("p999_us") / 1e3,
+                run.number("p999_ratio"),
             );
         }
+    }
+
+    fn write_others(&self, text: &mut String) {
+        text.push_str("\n| load | a second | CPU µs each |\n|---|---|---|\n");
+        let stream = self.stream.iter().map(|run| ("stream", run));
+        for (load, run) in stream.chain(self.others.iter().map(|(load, run)| (load.as_str(), run))) {
+            let names = ["deliveries_per_second", "messages_per_second", "subscribed_per_second"];
+            let rate = names.map(|name| run.number(name)).into_iter().find(|rate| !rate.is_nan()).unwrap_or(f64::NAN);
+            _ = writeln!(text, "| {load} | {rate:.0} | {:.3} |", run.number(CPU));
+        }
+    }
+
+    fn write_idle(&self, text: &mut String) {
         for idle in &self.idle {
+            let kib = |name: &str| idle.number(name);
             _ = writeln!(
                 text,
-                "\nIdle: {:.0} B for each subscribed WebSocket as a slope, {:.0} B all in; resident {:.0} KiB at start, {:.0} KiB after the churn, \
-                 {:.0} KiB at the first count, {:.0} KiB at the second.",
+                "\nIdle, read after {:.0} s: {:.0} B of private dirty memory for each subscribed WebSocket as a slope ({:.0} B resident), \
+                 {:.0} B all in. Private / resident KiB: {:.0} / {:.0} at start (the base), {:.0} / {:.0} after the churn, {:.0} / {:.0} \
+                 at {:.0} connections, {:.0} / {:.0} at {:.0}.",
+                idle.number("settle_seconds"),
                 idle.number("bytes_per_connection"),
+                idle.number("resident_bytes_per_connection"),
                 idle.number("all_in_bytes_per_connection"),
-                idle.number("base_resident_kib"),
-                idle.number("resident_kib_after_churn"),
-                idle.number("resident_kib_from"),
-                idle.number("resident_kib_to"),
+                kib("base_private_kib"),
+                kib("base_resident_kib"),
+                kib("private_kib_after_churn"),
+                kib("resident_kib_after_churn"),
+                kib("private_kib_from"),
+                kib("resident_kib_from"),
+                idle.number("from"),
+                kib("private_kib_to"),
+                kib("resident_kib_to"),
+                idle.number("to"),
             );
         }
     }
@@ -208,12 +216,17 @@ impl Results {
     fn json(&self) -> Value {
         let values = |runs: &[Figures]| runs.iter().map(|run| run.0.clone()).collect::<Vec<_>>();
         let fan_out = self.fan_out.iter().map(|series| (series.contender.name().to_owned(), values(&series.runs).into()));
+        let bars = self.bars();
         json!({
             "machine": machine(),
-            "valid": self.is_valid(),
+            "outcome": self.outcome().text(),
+            "void": self.void(),
+            "bars": bars.iter().map(|bar| json!({"what": bar.what, "got": bar.got, "met": bar.is_met()})).collect::<Vec<_>>(),
             "fan_out": Value::Object(fan_out.collect()),
             "stream": values(&self.stream),
+            "stall": values(&self.stall),
             "idle": values(&self.idle),
+            "others": Value::Object(self.others.iter().map(|(load, run)| (load.clone(), run.0.clone())).collect()),
         })
     }
 }

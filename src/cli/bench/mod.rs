@@ -1,9 +1,10 @@
 //! `ringmain bench`: loads for a running server, which check every byte that comes back.
 //!
 //! ```text
-//! fan_out, idle, echo ──► fleet ──► session ──► checker        (sockets / bytes / was it right, and when)
-//!                           └─────► publisher ────┘
-//!            server: /proc of the server       report: the table and the JSON line
+//! fan_out, stall, echo, connect, idle ──► fleet ──► session ──► checker     (sockets / bytes / was it right, and when)
+//!        │            │                    └─────► publisher ────┘
+//!        │            └─► pace: when the next is due, open or closed
+//!        └─► verdict: does the run count      server: /proc of the server      report: the table and the JSON line
 //! ```
 //!
 //! A load is bounded in count and in time, and measures latency from the moment a message was meant to be sent.

@@ -60,6 +60,10 @@ pub struct Phase {
 }
 
 impl Phase {
+    pub fn paced_per_second(&self) -> f64 {
+        self.per_second(self.paced)
+    }
+
     fn per_second(&self, count: u64) -> f64 {
         count as f64 * 1e9 / (self.nanos as f64).max(1.0)
     }
@@ -100,8 +104,7 @@ impl Pacing {
             Some(_) | None => Loop::Closed,
         };
         let cost = phase(first)?;
-        let open =
-            (self.is_both() && cost.complete).then(|| Loop::Open(cost.per_second(cost.paced) * f64::from(self.load) / 100.0));
+        let open = (self.is_both() && cost.complete).then(|| Loop::Open(cost.paced_per_second() * f64::from(self.load) / 100.0));
         let open = open.map(|pace| phase(pace).map(|phase| (pace, phase))).transpose()?;
         Ok(Phases { cost: (first, cost), open })
     }
@@ -125,7 +128,7 @@ impl Phases {
         report.add("latency_loop", latency_loop.name());
         if let Loop::Open(rate) = latency_loop {
             report.real("open_rate_per_second", *rate);
-            report.real("open_achieved_per_second", latency.per_second(latency.paced));
+            report.real("open_achieved_per_second", latency.paced_per_second());
         }
         report.latency(&latency.latency);
     }

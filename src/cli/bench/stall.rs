@@ -23,6 +23,11 @@ use super::session::{Doing, Transport};
 use super::verdict::Verdict;
 use super::{Common, Outcome, channel_path, check_payload};
 
+const WARM_UP_PUBLICATIONS: u64 = 20;
+const CLOSED_PUBLICATIONS: u64 = 100;
+/// A part of the rate below which the server did not keep up: latencies then only say for how long.
+const KEPT_UP: f64 = 0.9;
+
 #[derive(Args, Debug)]
 pub struct StallArgs {
     #[command(flatten)]
@@ -33,9 +38,12 @@ pub struct StallArgs {
     /// How many stop reading. Default: one in a hundred.
     #[arg(long)]
     stalled: Option<usize>,
-    /// Publications a second: the loop is open.
-    #[arg(long, default_value_t = 80)]
-    rate: u32,
+    /// Publications a second of the open loop. Default: `--load` percent of what a closed loop does first.
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Percent of the closed loop's throughput.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u8).range(1..=100))]
+    load: u8,
     /// Seconds of each half of a turn. The server gives up on a reader that answers no ping for longer.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=20))]
     seconds: u32,
@@ -58,14 +66,6 @@ impl StallArgs {
     fn healthy(&self) -> usize {
         self.subscribers - self.stalled()
     }
-
-    fn pace(&self) -> Loop {
-        Loop::Open(self.rate.into())
-    }
-
-    fn publications(&self) -> u64 {
-        u64::from(self.rate) * u64::from(self.seconds)
-    }
 }
 
 pub fn run(args: &StallArgs) -> Result<Outcome, BenchError> {
@@ -76,12 +76,13 @@ pub fn run(args: &StallArgs) -> Result<Outcome, BenchError> {
     fleet.open(args.subscribers, args.common.window)?;
     fleet.set_aside(args.stalled())?;
     fleet.open_publisher(&args.common.api_key(), args.payload)?;
-    fan_out::publish(&mut fleet, args.healthy(), args.pace(), args.rate.into())?;
-    let mut halves = Halves::default();
+    let mut halves = Halves { rate: rate(&mut fleet, args)?, ..Halves::default() };
     // With one first: memory that the others take and give back would hide it.
-    if stalled_half(&mut fleet, args, 1, &mut halves.one)? {
+    if stalled_half(&mut fleet, args, 1, halves.rate, &mut halves.one)? {
         for _ in 0..args.turns {
-            if !half(&mut fleet, args, &mut halves.reading)? || !stalled_half(&mut fleet, args, args.stalled(), &mut halves.all)? {
+            if !half(&mut fleet, args, halves.rate, &mut halves.reading)?
+                || !stalled_half(&mut fleet, args, args.stalled(), halves.rate, &mut halves.all)?
+            {
                 break;
             }
         }
@@ -89,9 +90,16 @@ pub fn run(args: &StallArgs) -> Result<Outcome, BenchError> {
     Ok(outcome(&fleet, args, &halves))
 }
 
+/// Publications a second. A closed loop, which is the warm-up, says what the server can do.
+fn rate(fleet: &mut Fleet, args: &StallArgs) -> Result<f64, BenchError> {
+    fan_out::publish(fleet, args.healthy(), Loop::Closed, WARM_UP_PUBLICATIONS)?;
+    let closed = fan_out::measure(fleet, &args.common, args.healthy(), Loop::Closed, CLOSED_PUBLICATIONS)?;
+    Ok(args.rate.unwrap_or(closed.paced_per_second() * f64::from(args.load) / 100.0))
+}
+
 fn check(args: &StallArgs) -> Result<(), BenchError> {
     check_payload(args.payload)?;
-    if args.rate == 0 {
+    if args.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
         return Err(BenchError::Flag { flag: "--rate", rule: "must be above 0" });
     }
     if args.stalled() == 0 || args.stalled() >= args.subscribers {
@@ -106,6 +114,7 @@ fn check(args: &StallArgs) -> Result<(), BenchError> {
 /// What the halves of all turns measured.
 #[derive(Default)]
 struct Halves {
+    rate: f64,
     reading: Half,
     one: Half,
     all: Half,
@@ -115,6 +124,8 @@ struct Half {
     latency: Histogram<u64>,
     /// Private memory at the end of it in each turn, in bytes.
     private: Vec<u64>,
+    /// Publications a second that came to all, the least of the turns.
+    achieved: f64,
     /// Of each stalled reader's socket in each turn.
     kernel_queues: Vec<u64>,
     /// Stalled readers that did not come back to the head.
@@ -128,6 +139,7 @@ impl Default for Half {
         Self {
             latency: new_histogram(),
             private: Vec::new(),
+            achieved: f64::INFINITY,
             kernel_queues: Vec::new(),
             behind: 0,
             spent: Spent::default(),
@@ -147,9 +159,9 @@ impl Half {
 }
 
 /// A half with stalled readers, who then come back; false when something did not come, which the verdict counts.
-fn stalled_half(fleet: &mut Fleet, args: &StallArgs, stalled: usize, into: &mut Half) -> Result<bool, BenchError> {
+fn stalled_half(fleet: &mut Fleet, args: &StallArgs, stalled: usize, rate: f64, into: &mut Half) -> Result<bool, BenchError> {
     fleet.pause_aside(stalled)?;
-    let complete = half(fleet, args, into)?;
+    let complete = half(fleet, args, rate, into)?;
     let peers = fleet.paused_addresses()?;
     into.kernel_queues.extend(server::kernel_queues(args.common.pid, args.common.addr, &peers)?);
     fleet.pause_aside(0)?;
@@ -164,8 +176,10 @@ fn stalled_half(fleet: &mut Fleet, args: &StallArgs, stalled: usize, into: &mut 
     Ok(complete && into.behind == 0)
 }
 
-fn half(fleet: &mut Fleet, args: &StallArgs, into: &mut Half) -> Result<bool, BenchError> {
-    let phase = fan_out::measure(fleet, &args.common, args.healthy(), args.pace(), args.publications())?;
+fn half(fleet: &mut Fleet, args: &StallArgs, rate: f64, into: &mut Half) -> Result<bool, BenchError> {
+    let count = (rate * f64::from(args.seconds)).ceil() as u64;
+    let phase = fan_out::measure(fleet, &args.common, args.healthy(), Loop::Open(rate), count)?;
+    into.achieved = into.achieved.min(phase.paced_per_second());
     let Phase { counted, spent, latency, complete, .. } = phase;
     into.private.push(args.common.server().memory()?.unwrap_or_default().private);
     into.spent = into.spent.and(spent);
@@ -186,14 +200,15 @@ fn private_bytes(halves: &Halves, stalled: usize) -> f64 {
 }
 
 fn outcome(fleet: &Fleet, args: &StallArgs, halves: &Halves) -> Outcome {
-    let Halves { reading, one, all } = halves;
+    let Halves { rate, reading, one, all } = halves;
     let mut report = Report::new("stall");
     report.add("subscribers", args.subscribers);
     report.add("stalled", args.stalled());
     report.add("turns", args.turns);
     report.add("payload_bytes", args.payload);
     report.add("latency_loop", "open");
-    report.add("open_rate_per_second", args.rate);
+    report.real("open_rate_per_second", *rate);
+    report.real("open_achieved_per_second", reading.achieved.min(all.achieved));
     report.add("deliveries", all.deliveries);
     report.spent(all.spent, all.deliveries);
     report.latency(&all.latency);
@@ -219,6 +234,8 @@ fn outcome(fleet: &Fleet, args: &StallArgs, halves: &Halves) -> Outcome {
 fn verdict(fleet: &Fleet, args: &StallArgs, halves: &Halves) -> Verdict {
     let mut verdict = Verdict::default();
     fan_out::judge(fleet, args.healthy(), &mut verdict);
+    let slow = halves.reading.achieved.min(halves.all.achieved) < halves.rate * KEPT_UP;
+    verdict.against(slow, "the server did not keep up with the rate, so latencies say nothing of stalled readers");
     let expected = args.stalled() * args.turns as usize;
     let seen = halves.all.kernel_queues.len();
     verdict.against(seen < expected, format!("the sockets of {seen} of {expected} stalled readers were found"));
@@ -245,7 +262,12 @@ mod tests {
 
     #[test]
     fn what_stalled_readers_share_is_counted_once_or_divided() {
-        let halves = |reading: &[u64], one: &[u64], all: &[u64]| Halves { reading: half(reading), one: half(one), all: half(all) };
+        let halves = |reading: &[u64], one: &[u64], all: &[u64]| Halves {
+            rate: 1.0,
+            reading: half(reading),
+            one: half(one),
+            all: half(all),
+        };
         // 64 of it shared, 10 for each.
         let clear = halves(&[1000, 1020], &[1074], &[1164, 1160]);
         assert_eq!(private_bytes(&clear, 10), 16.4);
