@@ -44,7 +44,7 @@ fn one_publication_arrives_by_every_transport() {
     assert!(text(&mut socket)["subscribed"]["position"].is_string());
     // The raw socket and the poll are not told that they are subscribed; a publication of their own channel tells them.
     crate::support::wait_for("six subscriptions", || {
-        server.get("/metrics").body.lines().any(|line| line == "ringmain_subscriptions 6").then_some(())
+        server.get("/metrics").body.lines().any(|line| line == "ringmain_subscriptions{namespace=\"default\"} 6").then_some(())
     });
     let position = server.publish("news", "{\"a\":1}");
     let item = format!("{{\"channel\":\"news\",\"position\":\"{position}\",\"data\":{{\"a\":1}}}}");
@@ -154,7 +154,7 @@ fn compressed_and_plain_receivers_get_the_same_message() {
     let mut plain = server.websocket("/channels/news");
     text(&mut plain);
     crate::support::wait_for("two subscriptions", || {
-        server.get("/metrics").body.lines().any(|line| line == "ringmain_subscriptions 2").then_some(())
+        server.get("/metrics").body.lines().any(|line| line == "ringmain_subscriptions{namespace=\"default\"} 2").then_some(())
     });
     server.publish("news", &"ringmain ".repeat(100));
     assert_eq!(text(&mut plain)["data"], "ringmain ".repeat(100));
