@@ -10,6 +10,7 @@ use super::stage::Stage;
 use crate::base::{ConnId, Nanos, Now, TICK};
 use crate::hub::local::NO_SUBSCRIPTION;
 use crate::hub::{Access, ChannelName, Draft, Stored};
+use crate::metrics::TransportKind;
 use crate::protocol::codes::{Disconnect, ErrorCode};
 use crate::protocol::plain::{inbound, item};
 use crate::ws::{self, CloseCode, Decoder, DeflateParams, Event, FrameError, Opcode};
@@ -54,6 +55,8 @@ enum Ended {
     Answer(Option<CloseCode>),
     /// Both close frames have been exchanged.
     Over,
+    /// The connection was cut off: it takes no answers. What it still asked is nobody's any more.
+    Gone,
 }
 
 impl From<Disconnect> for Ended {
@@ -85,6 +88,8 @@ impl Shard {
                 self.end(conn, now);
             }
             Err(Ended::Over) => self.end(conn, now),
+            // The stage was here when that happened, so it has not been counted.
+            Err(Ended::Gone) => self.metrics.disconnects.two(TransportKind::WebSocket.label(), Disconnect::Slow.number()),
         }
         length
     }
@@ -101,6 +106,9 @@ impl Shard {
                 Ok(Some(event)) => {
                     if let Err(ended) = self.websocket_event(conn, socket, event) {
                         break Err(ended);
+                    }
+                    if self.connections.get(conn).is_none() {
+                        break Err(Ended::Gone);
                     }
                     if self.is_behind(conn) || self.publishes_too_fast(conn, socket) {
                         break Ok(());
