@@ -125,7 +125,7 @@ static API: [Key<Config>; 2] = [
     },
 ];
 
-static HTTP: [Key<Config>; 7] = [
+static HTTP: [Key<Config>; 8] = [
     Key {
         name: "allowed_origins",
         doc: "Pages of other origins that may use the browser doors, as in \"https://*.example.com\". \"*\": all of them.",
@@ -166,6 +166,12 @@ static HTTP: [Key<Config>; 7] = [
         name: "keep_alive_timeout",
         doc: "Idle between two requests on a connection.",
         field: |config| Field::Duration(&mut config.shard.http.keep_alive_timeout, MILLISECOND..=DAY),
+        live: true,
+    },
+    Key {
+        name: "send_timeout",
+        doc: "Without a byte being taken of what waits for a response, a stream or a WebSocket; the connection is closed then.",
+        field: |config| Field::Duration(&mut config.shard.http.send_timeout, SECOND..=DAY),
         live: true,
     },
 ];

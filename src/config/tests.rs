@@ -203,6 +203,7 @@ fn every_option_has_a_key() {
         body_timeout: _,
         queue_bytes_max: _,
         keep_alive_timeout: _,
+        send_timeout: _,
         allowed_origins: _,
     } = http;
     let ws::Options { message_bytes_max: _, fragments_max: _, ping_interval: _, pong_timeout: _, deflate: _, deflate_bytes_min: _ } =

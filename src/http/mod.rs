@@ -29,6 +29,8 @@ pub struct Options {
     pub queue_bytes_max: usize,
     /// Idle between requests.
     pub keep_alive_timeout: Duration,
+    /// Without a byte being taken of what waits to be sent, on any connection but one to or through an upstream.
+    pub send_timeout: Duration,
     /// Origin globs allowed on the browser doors; `"*"` allows all (the default in development mode).
     pub allowed_origins: Vec<String>,
 }
@@ -42,6 +44,7 @@ impl Default for Options {
             body_timeout: Duration::from_secs(30),
             queue_bytes_max: 64 << 10,
             keep_alive_timeout: Duration::from_secs(75),
+            send_timeout: Duration::from_secs(60),
             allowed_origins: Vec::new(),
         }
     }

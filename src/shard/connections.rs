@@ -4,11 +4,13 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use super::io::{CloseHow, ListenerId, Output};
 use super::queue::{SendQueue, WriteGap};
 use super::stage::Stage;
-use crate::base::{Blob, ConnId, Extent, Frame, FrameTag, Frames, Mutant, Slots, mutated};
+use super::stall::Stalls;
+use crate::base::{Blob, ConnId, Extent, Frame, FrameTag, Frames, Mutant, Nanos, Slots, mutated};
 use crate::hub::home::PAGE_BYTES_MAX;
 use crate::hub::local::NO_SUBSCRIPTION;
 use crate::metrics::{ConnectionKind, Sizes};
@@ -117,6 +119,7 @@ pub struct Connections {
     queues: Vec<SendQueue>,
     free_queues: Vec<u32>,
     dirty: Vec<u32>,
+    stalls: Stalls,
     /// Connections to close when their last frame has been taken.
     ending: Vec<ConnId>,
     outputs: VecDeque<Output>,
@@ -315,10 +318,11 @@ impl Connections {
     }
 
     /// The kernel took only part of the last send.
-    pub fn taken(&mut self, conn: ConnId, frames: Frames, skip: u32, taken: u32) {
+    pub fn taken(&mut self, conn: ConnId, frames: Frames, skip: u32, taken: u32, now: Nanos) {
         if self.get(conn).is_none() {
             return;
         }
+        self.stalls.refused(conn, taken > 0, now);
         self.ensure_queue(conn.slot);
         let sent = frames.bytes() - skip as usize;
         self.count_sent(conn.slot, |total| total.saturating_sub((sent - taken as usize) as u64));
@@ -340,6 +344,14 @@ impl Connections {
         if !std::mem::replace(&mut queue.dirty, true) {
             self.dirty.push(conn.slot);
         }
+    }
+
+    /// Connections that have taken nothing of what waits for them for so long.
+    pub fn stalled(&mut self, limit: Duration, now: Nanos) -> Vec<ConnId> {
+        let mut stalls = std::mem::take(&mut self.stalls);
+        let overdue = stalls.overdue(limit, now, |conn| self.get(conn).is_some() && !self.is_flushed(conn.slot));
+        self.stalls = stalls;
+        overdue
     }
 
     /// Asks the shell to close the connection now; what waits is lost.
@@ -392,12 +404,12 @@ impl Connections {
     }
 
     /// One send for every connection with something to send and no refusal pending. Returns the number of sends.
-    pub fn flush(&mut self) -> usize {
+    pub fn flush(&mut self, now: Nanos) -> usize {
         self.close_ended();
         let mut sends = 0;
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
-            sends += usize::from(self.flush_one(slot));
+            sends += usize::from(self.flush_one(slot, now));
         }
         self.dirty = dirty;
         sends
@@ -416,7 +428,7 @@ impl Connections {
         self.ending = ending;
     }
 
-    fn flush_one(&mut self, slot: u32) -> bool {
+    fn flush_one(&mut self, slot: u32, now: Nanos) -> bool {
         let Some(conn) = self.at(slot) else { return false };
         let Some(queue) = self.queue_of(slot) else { return false };
         // A blocked one is listed anew when it becomes writable.
@@ -431,6 +443,7 @@ impl Connections {
         let Some((frames, skip)) = taken else { return false };
         self.count_sent(slot, |total| total + bytes as u64);
         self.publications_per_send.record(frames.as_slice().iter().map(|frame| frame.tag.publications()).sum());
+        self.stalls.sent(conn, now);
         self.outputs.push_back(Output::Send { conn, frames, skip });
         true
     }
@@ -482,6 +495,8 @@ mod tests {
 
     const CONN: ConnId = ConnId { slot: 0, generation: 1 };
 
+    const NOW: Nanos = Nanos(0);
+
     fn connections() -> Connections {
         let mut connections = Connections::default();
         connections.open(CONN, ListenerId::Public, "127.0.0.1:9".parse().unwrap(), Stage::Head(None));
@@ -501,15 +516,15 @@ mod tests {
     fn what_is_queued_between_a_send_and_its_refusal_leaves_when_there_is_room() {
         let mut connections = connections();
         connections.reply(CONN, [b"first ".as_slice().into()]);
-        connections.flush();
+        connections.flush(NOW);
         let (_, frames) = sent(&mut connections).unwrap();
         connections.reply(CONN, [b"second".as_slice().into()]);
-        connections.taken(CONN, frames, 0, 0);
-        assert_eq!(connections.flush(), 0, "it is blocked");
+        connections.taken(CONN, frames, 0, 0, NOW);
+        assert_eq!(connections.flush(NOW), 0, "it is blocked");
         connections.writable(CONN);
-        assert_eq!(connections.flush(), 1);
+        assert_eq!(connections.flush(NOW), 1);
         assert_eq!(sent(&mut connections).unwrap().0, b"first second");
-        connections.flush();
+        connections.flush(NOW);
         assert!(connections.is_flushed(CONN.slot), "nobody waits for it any more");
     }
 }

@@ -35,6 +35,7 @@ mod single;
 mod stage;
 #[cfg(test)]
 mod state_tests;
+mod stall;
 mod stream;
 mod subscribe;
 mod upstream;
@@ -57,6 +58,7 @@ use crate::base::{Blob, ConnId, Mutant, Nanos, Now, Random, ShardId, TICK, Wheel
 use crate::http::cors::Origins;
 use crate::hub::{Home, Local, Message, TooManyChannels};
 use crate::metrics::{Counters, Durations, Labelled};
+use crate::protocol::codes::Disconnect;
 use crate::ws::{Deflater, Opcode, Scratch};
 use audience::Audiences;
 use connections::{Connections, Queued};
@@ -165,7 +167,7 @@ impl Shard {
             Input::Bytes { conn, bytes } => self.bytes(conn, bytes, now),
             Input::Eof { conn } => self.eof(conn, now),
             Input::Taken { conn, frames, skip, taken } => {
-                self.connections.taken(conn, frames, skip, taken);
+                self.connections.taken(conn, frames, skip, taken, now.monotonic);
                 self.hold_back(conn, true);
             }
             Input::Writable { conn } => self.writable(conn),
@@ -205,6 +207,9 @@ impl Shard {
         for channel in channels {
             self.tell_home_left(channel);
         }
+        for conn in self.connections.stalled(self.options.http.send_timeout, now.monotonic) {
+            self.stalled(conn);
+        }
         let kept = self.home.sweep(&self.options.hub, now);
         lingering || kept
     }
@@ -225,7 +230,7 @@ impl Shard {
         self.read_again();
         self.continue_held(self.now);
         self.tell_positions();
-        self.metrics.sends += self.connections.flush() as u64;
+        self.metrics.sends += self.connections.flush(self.now.monotonic) as u64;
         self.ask_for_pages();
     }
 
@@ -395,6 +400,18 @@ impl Shard {
         self.upstream_gone(conn, self.now);
         self.let_go(conn);
         self.connections.vacate(conn);
+    }
+
+    /// The peer has taken nothing for too long: neither what it is told live, nor its replay, nor an answer.
+    fn stalled(&mut self, conn: ConnId) {
+        match self.connections.get(conn).map(|cell| &cell.stage) {
+            // Their upstream's deadlines count.
+            Some(Stage::Exchange(_) | Stage::Upstream(_)) | None => {}
+            Some(_) => {
+                self.disconnected(conn, Disconnect::Slow.number());
+                self.abort(conn);
+            }
+        }
     }
 
     /// Says everything queued, then closes.
