@@ -33,9 +33,9 @@ mod reply;
 mod rig_tests;
 mod single;
 mod stage;
+mod stall;
 #[cfg(test)]
 mod state_tests;
-mod stall;
 mod stream;
 mod subscribe;
 mod upstream;

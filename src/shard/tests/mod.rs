@@ -3,7 +3,10 @@
 mod draining;
 mod origins;
 mod publishing;
+mod replaying;
 mod requests;
+mod several;
+mod slow;
 mod subscribing;
 
 use std::collections::HashMap;
@@ -36,12 +39,11 @@ pub struct World {
 }
 
 /// A client's side of a connection.
-#[derive(Default)]
 struct Wire {
     unread: Vec<u8>,
     closed: Option<CloseHow>,
-    /// The client reads nothing and its socket has no room.
-    stalled: bool,
+    /// Bytes that the client's socket still takes.
+    room: usize,
 }
 
 /// One HTTP response.
@@ -115,7 +117,7 @@ impl World {
     pub fn connect_by(&mut self, listener: ListenerId) -> ConnId {
         let conn = ConnId { slot: self.next_slot, generation: 1 };
         self.next_slot += 1;
-        self.wires.insert(conn, Wire::default());
+        self.wires.insert(conn, Wire { unread: Vec::new(), closed: None, room: usize::MAX });
         let peer = SocketAddr::from(([127, 0, 0, 1], 40_000));
         self.shard.handle(Input::Accepted { conn, listener, peer }, self.now);
         self.settle();
@@ -171,12 +173,16 @@ impl World {
             acted = true;
             match output {
                 Output::Send { conn, frames, skip } => {
-                    if self.wire(conn).stalled {
-                        self.shard.handle(Input::Taken { conn, frames, skip, taken: 0 }, self.now);
-                        continue;
-                    }
                     let bytes: Vec<u8> = frames.as_slice().iter().flat_map(|frame| frame.blob.iter().copied()).collect();
-                    self.wire(conn).unread.extend_from_slice(&bytes[skip as usize..]);
+                    let bytes = &bytes[skip as usize..];
+                    let wire = self.wire(conn);
+                    let taken = bytes.len().min(wire.room);
+                    wire.room -= taken;
+                    wire.unread.extend_from_slice(&bytes[..taken]);
+                    if taken < bytes.len() {
+                        let taken = u32::try_from(taken).expect("fits");
+                        self.shard.handle(Input::Taken { conn, frames, skip, taken }, self.now);
+                    }
                 }
                 Output::Close { conn, how } => self.wire(conn).closed = Some(how),
                 Output::AskFacts => self.shard.handle(Input::Facts(Box::default()), self.now),
@@ -211,12 +217,17 @@ impl World {
 
     /// The client's socket takes nothing from now on.
     pub fn stall(&mut self, conn: ConnId) {
-        self.wire(conn).stalled = true;
+        self.wire(conn).room = 0;
     }
 
     /// It takes everything again.
     pub fn unstall(&mut self, conn: ConnId) {
-        self.wire(conn).stalled = false;
+        self.give_room(conn, usize::MAX);
+    }
+
+    /// It takes so many bytes, and then nothing.
+    pub fn give_room(&mut self, conn: ConnId, room: usize) {
+        self.wire(conn).room = room;
         self.shard.handle(Input::Writable { conn }, self.now);
         self.settle();
     }
@@ -283,6 +294,15 @@ impl World {
     pub fn open(&mut self, target: &str, headers: &str) -> ConnId {
         let conn = self.connect();
         self.send(conn, format!("GET {target} HTTP/1.1\r\nHost: h\r\n{headers}\r\n"));
+        conn
+    }
+
+    /// An event stream without chunks, which HTTP/1.0 does not have; its head has been read.
+    #[track_caller]
+    pub fn events(&mut self, target: &str, headers: &str) -> ConnId {
+        let conn = self.connect();
+        self.send(conn, format!("GET {target} HTTP/1.0\r\nHost: h\r\nAccept: text/event-stream\r\n{headers}\r\n"));
+        assert_eq!(self.answer(conn).status, 200);
         conn
     }
 
