@@ -73,7 +73,9 @@ fn the_unit_gives_what_the_doctor_asks_for() {
 
 #[test]
 fn the_files_that_messages_name_are_there() {
-    for name in ["tuning/seccomp.json", "tuning/90-ringmain.conf", "tuning/README.md", "docs/delivery.md", "docs/plain.md", "docs/bench.md"] {
+    for name in
+        ["tuning/seccomp.json", "tuning/90-ringmain.conf", "tuning/README.md", "docs/delivery.md", "docs/plain.md", "docs/bench.md"]
+    {
         assert!(path(name).exists(), "{name}");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::publication::Publication;
+use super::publication::{Publication, Version};
 use crate::base::Nanos;
 
 /// Retained publications of one channel, oldest first, in offset order.
@@ -12,6 +12,8 @@ use crate::base::Nanos;
 pub struct History {
     entries: VecDeque<(Nanos, Arc<Publication>)>,
     bytes: usize,
+    /// The newest version told, for publishers that count; forgotten with the last entry.
+    version: Option<Box<Version>>,
 }
 
 /// What trimming took away.
@@ -34,6 +36,17 @@ impl History {
         self.bytes += bytes;
         self.entries.push_back((now, publication));
         bytes
+    }
+
+    /// Whether a publication of this version would tell nothing new.
+    #[must_use]
+    pub fn covers(&self, version: &Version) -> bool {
+        self.version.as_ref().is_some_and(|known| known.covers(version))
+    }
+
+    /// Notes the version that the last publication told.
+    pub fn set_version(&mut self, version: Box<Version>) {
+        self.version = Some(version);
     }
 
     /// Drops what is older than `ttl` and what is more than `size`.

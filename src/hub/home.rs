@@ -93,7 +93,7 @@ pub struct TrimCounts {
 #[derive(Debug)]
 pub struct Broadcast {
     pub stored: Stored,
-    /// `None` for a duplicate.
+    /// `None` for a duplicate, and for what history tells already.
     pub publication: Option<(Arc<Publication>, WorkerSet)>,
 }
 
@@ -235,6 +235,9 @@ impl Home {
             return Ok(Broadcast { stored: Stored { duplicate: true, ..stored }, publication: None });
         }
         let key = self.entry(&draft.channel, options, now.monotonic).map_err(|TooManyChannels| PublishError::TooManyChannels)?;
+        if let Some(stored) = self.told_already(key, &draft, namespace, now) {
+            return Ok(Broadcast { stored, publication: None });
+        }
         let (idempotency_key, channel) = (draft.idempotency_key.clone(), draft.channel.clone());
         let (stored, publication, workers) = self.store(key, draft, namespace, now);
         if let Some(idempotency_key) = idempotency_key {
@@ -331,10 +334,19 @@ impl Home {
         true
     }
 
-    fn store(&mut self, key: Key, draft: Draft, namespace: &Namespace, now: Now) -> (Stored, Arc<Publication>, WorkerSet) {
+    /// Where the channel is, if its history tells the draft's version or a newer one.
+    fn told_already(&mut self, key: Key, draft: &Draft, namespace: &Namespace, now: Now) -> Option<Stored> {
+        let version = draft.version.as_ref().filter(|_| draft.store)?;
+        self.trim_to(key, namespace.retained(), namespace.ttl(), now.monotonic);
+        let entry = &self.channels[key];
+        let told = entry.history.as_ref().is_some_and(|history| history.covers(version));
+        told.then(|| Stored { position: entry.position(entry.top), kept: true, duplicate: false })
+    }
+
+    fn store(&mut self, key: Key, mut draft: Draft, namespace: &Namespace, now: Now) -> (Stored, Arc<Publication>, WorkerSet) {
         let state = namespace.kind == ChannelKind::State;
         let keeps = draft.store && (state || namespace.history_size > 0);
-        let store = draft.store;
+        let (store, version) = (draft.store, draft.version.take());
         let entry = &mut self.channels[key];
         entry.top += 1;
         let position = entry.position(entry.top);
@@ -346,6 +358,9 @@ impl Home {
                 self.history_bytes -= history.clear();
             }
             self.history_bytes += history.push(Arc::clone(&publication), now.monotonic);
+            if let Some(version) = version {
+                history.set_version(version);
+            }
             self.with_history.touch(key.index);
         } else if store {
             entry.floor = entry.top;

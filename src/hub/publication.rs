@@ -143,6 +143,23 @@ impl Publication {
     }
 }
 
+/// Which state of something a publication tells, by its publisher's own count.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Version {
+    /// Not 0.
+    pub number: u64,
+    /// Numbers are compared within one epoch only; an empty one is compared with any.
+    pub epoch: Box<str>,
+}
+
+impl Version {
+    /// Whether something that is at this version has nothing to learn from the other.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        (other.epoch.is_empty() || other.epoch == self.epoch) && other.number <= self.number
+    }
+}
+
 /// A publication before its home has stored it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Draft {
@@ -154,6 +171,8 @@ pub struct Draft {
     /// Conflation key.
     pub key: Option<Box<str>>,
     pub idempotency_key: Option<Box<str>>,
+    /// Where history already tells this version or a newer one, nothing is stored.
+    pub version: Option<Box<Version>>,
     /// False: delivered to whoever is there, not kept in history.
     pub store: bool,
 }
@@ -162,7 +181,7 @@ impl Draft {
     /// A plain publication of a payload.
     #[must_use]
     pub const fn new(channel: ChannelName, payload: Payload) -> Self {
-        Self { channel, payload, event: None, tags: Vec::new(), key: None, idempotency_key: None, store: true }
+        Self { channel, payload, event: None, tags: Vec::new(), key: None, idempotency_key: None, version: None, store: true }
     }
 
     /// The publication this becomes at a position. `state` says that the channel is a state channel.
@@ -194,6 +213,7 @@ impl Draft {
         let texts = [&self.event, &self.key, &self.idempotency_key];
         let texts: usize = texts.into_iter().flatten().map(|text| text.len()).sum();
         let tags: usize = self.tags.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
-        size_of::<Self>() + self.payload.bytes.len() + texts + tags
+        let version = self.version.as_ref().map_or(0, |version| size_of::<Version>() + version.epoch.len());
+        size_of::<Self>() + self.payload.bytes.len() + texts + tags + version
     }
 }

@@ -9,7 +9,8 @@ use crate::http::HttpError;
 use crate::http::body::BodyReader;
 use crate::http::head::{Framing, Head};
 use crate::http::problem::Problem;
-use crate::protocol::plain::{api, publish};
+use crate::protocol::plain::api::{self, ErrorMode};
+use crate::protocol::plain::publish;
 
 /// A body being collected.
 #[derive(Debug)]
@@ -19,11 +20,20 @@ pub struct Collect {
     /// What they are once the body has been read.
     complete: Facts,
     door: PublishDoor,
-    /// What the head says about the publication; the API's JSON requests say it in the body.
-    envelope: Option<publish::Envelope>,
+    reading: Reading,
     reader: BodyReader,
     body: Vec<u8>,
     bytes_max: usize,
+}
+
+/// What the body is to be read as.
+#[derive(Debug)]
+enum Reading {
+    /// A payload; the head has said the rest.
+    Payload(publish::Envelope),
+    /// A request of the server API, which says everything.
+    Publish(ErrorMode),
+    Broadcast(ErrorMode),
 }
 
 impl Shard {
@@ -40,29 +50,29 @@ impl Shard {
         if !self.shows_key(head) {
             return self.refuse_publish(conn, &facts, &Problem::unauthorized(self.options.server.api_key.is_empty()), now);
         }
-        let envelope = match door {
+        let reading = match door {
             PublishDoor::Channel | PublishDoor::Channels => {
                 let (kind, key) = (head.header("content-type"), head.header("idempotency-key"));
-                publish::Envelope::parse(name, head.query(), kind, key, self.channels_max()).map(Some)
+                publish::Envelope::parse(name, head.query(), kind, key, self.channels_max()).map(Reading::Payload)
             }
-            PublishDoor::ApiPublish(_) | PublishDoor::ApiBroadcast(_) => Ok(None),
+            PublishDoor::ApiPublish(mode) => Ok(Reading::Publish(mode)),
+            PublishDoor::ApiBroadcast(mode) => Ok(Reading::Broadcast(mode)),
         };
         let bytes_max = self.body_bytes_max(door);
         let length = match head.framing() {
             Framing::Length(length) => usize::try_from(length).unwrap_or(usize::MAX),
             Framing::None | Framing::Chunked | Framing::UntilClose => 0,
         };
-        match envelope {
+        match reading {
             Err(error) => self.refuse_publish(conn, &facts, &error.problem(), now),
             Ok(_) if length > bytes_max => self.refuse_publish(conn, &facts, &Problem::too_large(bytes_max), now),
-            Ok(envelope) => {
+            Ok(reading) => {
                 if head.expects_continue() {
                     self.say(conn, b"HTTP/1.1 100 Continue\r\n\r\n".as_slice());
                 }
-                let reader = BodyReader::new(head.framing());
+                let (reader, body) = (BodyReader::new(head.framing()), Vec::with_capacity(length.min(64 << 10)));
                 let complete = facts.clone().with_body_read(head);
-                let collect =
-                    Collect { facts, complete, door, envelope, reader, body: Vec::with_capacity(length.min(64 << 10)), bytes_max };
+                let collect = Collect { facts, complete, door, reading, reader, body, bytes_max };
                 self.set_stage(conn, Stage::Body(Box::new(collect)));
                 self.timers.set(conn.slot, now.monotonic + self.options.http.body_timeout);
                 self.body_bytes(conn, &[], now);
@@ -120,20 +130,17 @@ impl Shard {
     /// The body is complete: make drafts of it and send them to their homes.
     fn collected(&mut self, conn: ConnId, now: Now) {
         let Some(Stage::Body(collect)) = self.take_stage(conn) else { return };
-        let Collect { complete: facts, door, envelope, body, .. } = *collect;
-        let drafts = match (door, envelope) {
-            (PublishDoor::ApiPublish(mode), _) => {
-                api::publish_request(&body).map(|draft| vec![Ok(draft)]).map_err(|error| (error.number(), error.response(mode)))
-            }
-            (PublishDoor::ApiBroadcast(mode), _) => {
-                api::broadcast_request(&body).map_err(|error| (error.number(), error.response(mode)))
-            }
-            (PublishDoor::Channel | PublishDoor::Channels, Some(envelope)) => {
-                let drafts =
-                    envelope.drafts(body).map_err(|error| error.problem()).map_err(|problem| (problem.code, problem.response()));
+        let Collect { complete: facts, door, reading, body, .. } = *collect;
+        let drafts = match reading {
+            Reading::Payload(envelope) => {
+                let drafts = envelope.drafts(body).map_err(|error| error.problem());
+                let drafts = drafts.map_err(|problem| (problem.code, problem.response()));
                 drafts.map(|drafts| drafts.into_iter().map(Ok).collect())
             }
-            (PublishDoor::Channel | PublishDoor::Channels, None) => return,
+            Reading::Publish(mode) => {
+                api::publish_request(&body).map(|draft| vec![Ok(draft)]).map_err(|error| (error.number(), error.response(mode)))
+            }
+            Reading::Broadcast(mode) => api::broadcast_request(&body).map_err(|error| (error.number(), error.response(mode))),
         };
         match drafts {
             Ok(drafts) => self.publish_all(conn, facts, door, drafts, now),

@@ -9,13 +9,16 @@ use serde_json::value::RawValue;
 
 use super::publish::{self, Fate};
 use crate::http::response::Response;
-use crate::hub::{ChannelName, Draft, Payload, PayloadKind, Stored};
+use crate::hub::{ChannelName, Draft, Payload, PayloadKind, Stored, Version};
 use crate::protocol::codes::ErrorCode;
 
 /// Channels one broadcast may name.
 const CHANNELS_MAX: usize = 1000;
 /// Bytes of a broadcast's payload times its channels: every home keeps a copy of its own.
 const BROADCAST_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of a `version_epoch`.
+const VERSION_EPOCH_BYTES_MAX: usize = 255;
 
 /// The fields of both calls. A field that is null counts as left out, as other servers of this API have it; unknown fields are
 /// ignored, and so is `delta`: every publication is sent whole.
@@ -31,6 +34,7 @@ struct Request<'a> {
     tags: Option<BTreeMap<String, String>>,
     idempotency_key: Option<String>,
     version: Option<u64>,
+    version_epoch: Option<String>,
 }
 
 /// How a caller wants errors: header `X-Centrifugo-Error-Mode`.
@@ -65,8 +69,6 @@ pub enum ApiError {
     Body,
     /// The request is read but cannot be served.
     Request(ErrorCode),
-    /// It asks for publications to be told apart by their version, which would be worse ignored than refused.
-    Version,
 }
 
 impl ApiError {
@@ -76,7 +78,6 @@ impl ApiError {
         match self {
             Self::Body => ErrorCode::BadRequest.number(),
             Self::Request(code) => code.number(),
-            Self::Version => ErrorCode::NotAvailable.number(),
         }
     }
 
@@ -84,10 +85,7 @@ impl ApiError {
     pub fn response(self, mode: ErrorMode) -> Response {
         match self {
             Self::Body => Response::new(400, "text/plain; charset=utf-8", "Bad Request"),
-            Self::Request(code) => mode.response(&error(code, code.message()), code),
-            Self::Version => {
-                mode.response(&error(ErrorCode::NotAvailable, "version is not available here"), ErrorCode::NotAvailable)
-            }
+            Self::Request(code) => mode.response(&error(code), code),
         }
     }
 }
@@ -128,6 +126,7 @@ struct Template {
     payload: Payload,
     tags: Vec<(Box<str>, Box<str>)>,
     idempotency_key: Option<Box<str>>,
+    version: Option<Box<Version>>,
     store: bool,
 }
 
@@ -137,6 +136,7 @@ impl Template {
         Ok(Draft {
             tags: self.tags.clone(),
             idempotency_key: self.idempotency_key.clone(),
+            version: self.version.clone(),
             store: self.store,
             ..Draft::new(channel, self.payload.clone())
         })
@@ -145,15 +145,19 @@ impl Template {
 
 impl Request<'_> {
     fn template(&self) -> Result<Template, ApiError> {
-        if self.version.unwrap_or_default() > 0 {
-            return Err(ApiError::Version);
+        let bad = ApiError::Request(ErrorCode::BadRequest);
+        let epoch = self.version_epoch.as_deref().unwrap_or_default();
+        if epoch.len() > VERSION_EPOCH_BYTES_MAX {
+            return Err(bad);
         }
+        let number = self.version.filter(|number| *number > 0);
         let idempotency_key = self.idempotency_key.as_deref().filter(|key| !key.is_empty()).map(publish::idempotency_key);
         let tags = self.tags.iter().flatten().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
         Ok(Template {
             payload: self.payload()?,
             tags,
-            idempotency_key: idempotency_key.transpose().map_err(|_| ApiError::Request(ErrorCode::BadRequest))?,
+            idempotency_key: idempotency_key.transpose().map_err(|_| bad)?,
+            version: number.map(|number| Box::new(Version { number, epoch: epoch.into() })),
             store: !self.skip_history.unwrap_or_default(),
         })
     }
@@ -176,7 +180,7 @@ impl Request<'_> {
 #[must_use]
 pub fn publish_reply(fate: Fate, mode: ErrorMode) -> Response {
     match (fate.stored(), mode) {
-        (Err(code), ErrorMode::Transport) => mode.response(&error(code, code.message()), code),
+        (Err(code), ErrorMode::Transport) => mode.response(&error(code), code),
         (result, _) => Response::json(200, reply(result)),
     }
 }
@@ -194,12 +198,12 @@ fn reply(result: Result<Stored, ErrorCode>) -> String {
             format!("{{\"result\":{{\"offset\":{},\"epoch\":\"{}\"}}}}", position.offset, position.epoch)
         }
         Ok(_) => "{\"result\":{}}".to_owned(),
-        Err(code) => format!("{{\"error\":{}}}", error(code, code.message())),
+        Err(code) => format!("{{\"error\":{}}}", error(code)),
     }
 }
 
-fn error(code: ErrorCode, message: &str) -> String {
-    format!("{{\"code\":{},\"message\":\"{message}\"}}", code.number())
+fn error(code: ErrorCode) -> String {
+    format!("{{\"code\":{},\"message\":\"{}\"}}", code.number(), code.message())
 }
 
 /// The status that an error is told by in transport mode.
@@ -318,14 +322,20 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_refused_and_not_passed_over() {
-        for (version, refused) in [("7", true), ("0", false), ("null", false)] {
-            let body = format!(r#"{{"channel":"a","channels":["a"],"data":1,"version":{version},"version_epoch":"x"}}"#);
-            assert_eq!(publish_request(body.as_bytes()).err(), refused.then_some(ApiError::Version), "{version}");
-            assert_eq!(broadcast_request(body.as_bytes()).err(), refused.then_some(ApiError::Version), "{version}");
-        }
-        let response = ApiError::Version.response(ErrorMode::Object);
-        assert_eq!(response.body(), br#"{"error":{"code":108,"message":"version is not available here"}}"#);
+    fn a_version_counts_from_one_and_its_epoch_may_be_left_out() {
+        let version = |fields: &str| {
+            let body = format!(r#"{{"channel":"a","channels":["a"],"data":1{fields}}}"#);
+            let draft = publish_request(body.as_bytes())?;
+            assert_eq!(broadcast_request(body.as_bytes())?[0].as_ref(), Ok(&draft));
+            Ok(draft.version.map(|version| (version.number, version.epoch.into_string())))
+        };
+        assert_eq!(version(r#","version":7,"version_epoch":"x""#), Ok(Some((7, "x".to_owned()))));
+        assert_eq!(version(r#","version":7,"version_epoch":null"#), Ok(Some((7, String::new()))));
+        assert_eq!(version(r#","version":0,"version_epoch":"x""#), Ok(None));
+        assert_eq!(version(r#","version":null"#), Ok(None));
+        assert_eq!(version(r#","version":-1"#), Err(ApiError::Body));
+        let long = format!(r#","version":1,"version_epoch":"{}""#, "x".repeat(256));
+        assert_eq!(version(&long), Err(ApiError::Request(ErrorCode::BadRequest)));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One shard driven by hand: what its clients send goes in, what they would read comes out. Time stands still until it is moved.
 
+mod doors;
 mod draining;
 mod origins;
 mod publishing;

@@ -157,11 +157,7 @@ fn a_payload_that_strict_readers_refuse_is_refused_by_every_door() {
 fn the_server_api_answers_in_its_own_shape_whatever_goes_wrong() {
     let mut world = World::with(|options| options.hub.unknown_namespace = UnknownNamespace::Refuse);
     let transport = "X-Centrifugo-Error-Mode: transport\r\n";
-    for (body, code, status) in [
-        (r#"{"channel":"nope:1","data":1}"#, 102, 404),
-        (r#"{"channel":"a b","data":1}"#, 107, 400),
-        (r#"{"channel":"a","data":1,"version":3}"#, 108, 400),
-    ] {
+    for (body, code, status) in [(r#"{"channel":"nope:1","data":1}"#, 102, 404), (r#"{"channel":"a b","data":1}"#, 107, 400)] {
         let object = world.post("/api/publish", "", body);
         assert_eq!((object.status, object.json()["error"]["code"].as_u64()), (200, Some(code)), "{body}");
         let bare = world.post("/api/publish", transport, body);
@@ -223,4 +219,37 @@ fn a_worker_that_is_behind_is_said_by_each_door_in_its_own_way() {
     let several = world.post(&format!("/channels?channel={theirs}&channel={ours}"), "", "x").json();
     assert_eq!(several["results"][0]["error"]["temporary"], true);
     assert!(several["results"][1]["position"].is_string(), "{several}");
+}
+
+#[test]
+fn a_version_that_history_tells_already_is_skipped() {
+    let mut world = World::with(|options| options.hub.namespaces.push(Namespace { history_size: 0, ..namespace("none") }));
+    let mut publish = |channel: &str, fields: &str| {
+        let answer = world.post("/api/publish", "", &format!(r#"{{"channel":"{channel}","data":1{fields}}}"#));
+        answer.json()["result"]["offset"].as_u64()
+    };
+    for (fields, offset) in [
+        (r#","version":5"#, 1),
+        (r#","version":5"#, 1),
+        (r#","version":4"#, 1),
+        (r#","version":6,"version_epoch":"x""#, 2),
+        (r#","version":6,"version_epoch":"x""#, 2),
+        (r#","version":6"#, 2),
+        ("", 3),
+        (r#","version":6"#, 3),
+        (r#","version":1,"version_epoch":"y""#, 4),
+        (r#","version":2"#, 5),
+        // What is not kept is not history's.
+        (r#","version":2,"skip_history":true"#, 0),
+        (r#","version":3"#, 7),
+    ] {
+        assert_eq!(publish("a", fields).unwrap_or_default(), offset, "{fields}");
+    }
+    assert_eq!((publish("none:1", r#","version":5"#), publish("none:1", r#","version":5"#)), (None, None));
+    assert_eq!(world.get("/channels/none:1?since=start", "").json()["position"].as_str().map(|at| at.ends_with(":2")), Some(true));
+    // Told until the history is gone.
+    let age = world.shard.options.hub.namespaces[0].history_ttl;
+    world.pass(age);
+    let answer = world.post("/api/publish", "", r#"{"channel":"a","data":1,"version":1}"#);
+    assert_eq!(answer.json()["result"]["offset"], 8);
 }
