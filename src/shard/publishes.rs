@@ -85,11 +85,12 @@ impl Shard {
     pub(super) fn published_from_websocket(&mut self, reference: PublishRef, result: Result<Stored, PublishError>) {
         let conn = reference.conn;
         let Some(Stage::WebSocket(socket)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
-        let deflate = socket.deflate;
+        let (deflate, closing) = (socket.deflate, socket.close_sent);
         let Some(waiting) = socket.publishes.as_deref_mut().and_then(|publishes| publishes.answered(reference.request)) else {
             return;
         };
-        if let Some(id) = waiting.id {
+        // Nothing goes out behind a close frame (RFC 6455 section 5.5.1).
+        if let Some(id) = waiting.id.filter(|_| !closing) {
             self.answer_publish_request(conn, deflate, id, result.map_err(ErrorCode::from));
         }
         self.publish_again(conn);
