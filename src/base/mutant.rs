@@ -20,11 +20,13 @@ pub enum Mutant {
     RefusalIgnored,
     /// A resume begins one publication too late.
     ResumeOffByOne,
+    /// Homes forget every publication that comes to them.
+    PublishForgotten,
 }
 
 #[cfg(feature = "mutants")]
 impl Mutant {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::ReplyOutsideFifo,
         Self::SwapUnderCursor,
         Self::DropBegunFrame,
@@ -33,6 +35,7 @@ impl Mutant {
         Self::EpochReused,
         Self::RefusalIgnored,
         Self::ResumeOffByOne,
+        Self::PublishForgotten,
     ];
 
     /// Turns this bug on, or all off, for the current thread.

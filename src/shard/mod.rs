@@ -256,10 +256,10 @@ impl Shard {
         !self.outbox.is_empty()
     }
 
-    /// Bytes that wait here for a worker whose mailbox is full.
+    /// Whether so much waits here for a worker whose mailbox is full that publishing towards it must wait.
     #[must_use]
-    pub fn spilled_bytes(&self, to: ShardId) -> usize {
-        self.outbox.bytes(to)
+    pub fn congested(&self, to: ShardId) -> bool {
+        self.outbox.congested(to)
     }
 
     /// Publications to other workers that were given up, since the start, because too much waited for them.
@@ -297,6 +297,7 @@ impl Shard {
                 self.outbox.push(from, Message::Page { subscription, answer });
             }
             Message::Leave { channel } => self.home.leave(from, &channel, now),
+            Message::Publish { .. } if mutated(Mutant::PublishForgotten) => {}
             Message::Publish { request, draft } => self.publish_here(from, request, *draft, now),
             Message::Subscribed { subscription, answer } => self.subscribed(subscription, *answer, now),
             Message::Refused { subscription } => self.subscription_refused(subscription, now),

@@ -143,8 +143,8 @@ impl Outbox {
     }
 
     /// Bytes that wait for the worker.
-    #[must_use]
-    pub fn bytes(&self, to: ShardId) -> usize {
+    #[cfg(test)]
+    fn bytes(&self, to: ShardId) -> usize {
         self.queues[to.index()].size.bytes
     }
 

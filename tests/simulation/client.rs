@@ -1,295 +1,555 @@
-//! One client: what it asked for, what it has read, and whether that makes sense.
+//! One subscriber: what it asks for, what it has read, and whether that makes sense.
 
 use std::collections::VecDeque;
 
-use ringmain::base::ConnId;
-use ringmain::ws;
-use ringmain::ws::{Decoder, Event, Opcode, Role, Scratch};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ringmain::base::{ConnId, Nanos, Random, StreamPosition};
+use ringmain::hub::token::{self, Token};
+use ringmain::hub::{ChannelName, PayloadKind, Start};
+use ringmain::ws::{self, Opcode, Scratch};
 use serde_json::Value;
 
-use crate::model::{Model, split};
+use crate::settings::CHANNELS;
+use crate::track::{Excuses, Presented, Track, position};
+use crate::truth::{Claim, First, Truth};
+use crate::verdict::{Breach, Judged, condemn, demand};
+use crate::wire::{Heard, Reader, Way, json};
 
-/// How a client listens.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Way {
-    WebSocket,
-    EventStream,
-    NdJson,
-    Poll,
+/// What a client wants; the same for all its connections, as an EventSource's URL is.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    pub way: Way,
+    pub channels: Vec<usize>,
+    pub raw: bool,
+    pub deflate: bool,
+    pub first: First,
+    /// A poll that shows its position as a tag.
+    pub tagged: bool,
 }
 
-/// What a channel's policy allows to be missing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Promise {
-    /// Everything, or a gap.
-    Stream,
-    /// The latest value; others may be skipped.
-    State,
+/// A publication asked for over the client's own WebSocket.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub number: u64,
+    pub channel: usize,
+    pub at: Nanos,
+}
+
+/// What a client does about what it has heard.
+#[derive(Debug)]
+pub enum Reaction {
+    /// Bytes to send.
+    Say(Vec<u8>),
+    /// The next poll.
+    PollAgain,
+    Count(String),
+}
+
+/// What only the world knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings {
+    pub now: Nanos,
+    pub draining: bool,
+    /// When publishing towards some home was last congested on this worker.
+    pub congested_at: Nanos,
+    /// When deliveries to this worker last collapsed, by channel.
+    pub collapsed_at: [Nanos; CHANNELS.len()],
 }
 
 pub struct Client {
-    pub way: Way,
-    pub channel: String,
-    pub promise: Promise,
+    pub wish: Wish,
+    pub tracks: Vec<Track>,
     /// Where it is now, if connected.
     pub at: Option<(usize, ConnId)>,
     /// Bytes the fake socket still takes.
     pub room: usize,
+    /// The socket has refused and not said that there is room again.
     pub blocked: bool,
-    pub stalled: bool,
-    /// Position of the last item read.
-    pub last: Option<String>,
-    wire: Vec<u8>,
-    head_read: bool,
-    chunked: bool,
-    decoder: Decoder,
-    /// Publications this client has asked for over its WebSocket: id and number.
-    pub asked: VecDeque<(u64, u64)>,
+    /// It has refused since the connection was made.
+    pub slow: bool,
+    pub half_closed: bool,
+    /// What the server has said about the end: an `end` item, a close frame.
+    pub told_end: Option<u16>,
+    pub asked: VecDeque<Asked>,
+    pub asked_at: Nanos,
+    last_event_id: Option<String>,
+    reader: Reader,
+    /// What a raw WebSocket's connection has read.
+    run: Vec<u64>,
 }
 
 impl Client {
-    pub fn new(way: Way, channel: String) -> Self {
-        let promise = if channel.starts_with("state:") { Promise::State } else { Promise::Stream };
+    pub fn new(wish: Wish, truth: &Truth) -> Self {
         Self {
-            way,
-            channel,
-            promise,
+            tracks: wish.channels.iter().map(|&channel| Track::new(channel, truth)).collect(),
+            reader: Reader::new(wish.way, wish.raw, wish.deflate),
+            wish,
             at: None,
             room: 0,
             blocked: false,
-            stalled: false,
-            last: None,
-            wire: Vec::new(),
-            head_read: false,
-            chunked: false,
-            decoder: Decoder::new(Role::Client, false),
+            slow: false,
+            half_closed: false,
+            told_end: None,
             asked: VecDeque::new(),
+            asked_at: Nanos(0),
+            last_event_id: None,
+            run: Vec::new(),
         }
     }
 
-    /// The request that opens (or resumes) the subscription.
-    pub fn request(&self) -> Vec<u8> {
-        let since = self.last.as_ref().map_or_else(String::new, |last| format!("&since={last}"));
-        let via = match self.way {
-            Way::WebSocket => "format=json",
-            Way::EventStream => "via=sse&format=json",
-            Way::NdJson => "via=stream",
-            Way::Poll => "via=poll&wait=20",
-        };
-        let upgrade = match self.way {
-            Way::WebSocket => {
-                "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-            }
-            Way::EventStream | Way::NdJson | Way::Poll => "",
-        };
-        format!("GET /channels/{}?{via}{since} HTTP/1.1\r\nHost: h\r\n{upgrade}\r\n", self.channel.replace(':', "%3A")).into_bytes()
+    /// A raw WebSocket gets no positions, so each of its connections is a new beginning.
+    pub fn is_blind(&self) -> bool {
+        self.wish.raw && self.wish.way == Way::WebSocket
     }
 
     pub fn connected(&mut self, at: (usize, ConnId), room: usize) {
         self.at = Some(at);
         self.room = room;
-        self.forget_wire();
+        (self.blocked, self.slow, self.half_closed, self.told_end) = (false, false, false, None);
+        self.reader = Reader::new(self.wish.way, self.wish.raw, self.wish.deflate);
     }
 
-    pub fn disconnected(&mut self) {
+    pub fn disconnected(&mut self, now: Nanos, truth: &mut Truth, whole: bool) {
         self.at = None;
         self.asked.clear();
-        self.forget_wire();
-    }
-
-    fn forget_wire(&mut self) {
-        self.wire.clear();
-        self.head_read = false;
-        self.blocked = false;
-        self.stalled = false;
-        self.decoder = Decoder::new(Role::Client, false);
-    }
-
-    /// Takes bytes off the wire and judges every item in them. `true`: a poll has been answered.
-    pub fn read(&mut self, bytes: &[u8], model: &mut Model) -> Result<bool, String> {
-        self.wire.extend_from_slice(bytes);
-        if !self.head_read && !self.read_head()? {
-            return Ok(false);
-        }
-        match self.way {
-            Way::WebSocket => self.read_frames(model).map(|()| false),
-            Way::Poll => self.read_poll(model),
-            Way::EventStream | Way::NdJson => self.read_lines(model).map(|()| false),
+        self.tracks.iter_mut().for_each(|track| track.leave(now, self.slow));
+        if self.is_blind() {
+            truth.claim(Claim::Run { channel: self.wish.channels[0], numbers: std::mem::take(&mut self.run), whole });
         }
     }
 
-    fn read_head(&mut self) -> Result<bool, String> {
-        let Some(end) = find(&self.wire, b"\r\n\r\n") else { return Ok(false) };
-        let head = String::from_utf8_lossy(&self.wire[..end]).into_owned();
-        let busy = self.way == Way::Poll && head.starts_with("HTTP/1.1 503");
-        if !busy && !head.starts_with("HTTP/1.1 200") && !head.starts_with("HTTP/1.1 101") {
-            return Err(format!("unexpected answer {head:?}"));
+    // ---- asking ----
+
+    /// The request that opens or resumes the subscription, or polls again.
+    pub fn request(&mut self, random: &mut Random, bad_token: f64, now: Nanos, patient: bool) -> Judged<Vec<u8>> {
+        self.asked_at = now;
+        let mut query: Vec<String> = self.wish.channels.iter().map(|&channel| format!("channel={}", escaped(channel))).collect();
+        let (mut path, mut fields) = ("/channels".to_owned(), String::new());
+        if query.len() == 1 {
+            path = format!("/channels/{}", escaped(self.wish.channels[0]));
+            query.clear();
         }
-        self.chunked = head.contains("Transfer-Encoding: chunked");
-        if self.way != Way::Poll {
-            self.wire.drain(..end + 4);
-            self.head_read = true;
+        query.push(match (self.wish.way, self.wish.raw) {
+            (Way::WebSocket, false) => "format=json".to_owned(),
+            (Way::WebSocket, true) => "format=raw".to_owned(),
+            (Way::EventStream, false) => "via=sse&format=json".to_owned(),
+            (Way::EventStream, true) => "via=sse".to_owned(),
+            (Way::NdJson, _) => "via=stream".to_owned(),
+            (Way::Poll, _) if patient => "via=poll&wait=55".to_owned(),
+            (Way::Poll, _) => format!("via=poll&wait={}", [0, 20, 55][usize::try_from(random.between(0, 2)).unwrap_or(0)]),
+        });
+        if self.wish.way == Way::WebSocket {
+            fields.push_str("Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
+            fields.push_str("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n");
+            if self.wish.deflate {
+                fields.push_str("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n");
+            }
         }
-        Ok(true)
+        let bad = random.chance(bad_token) && self.tracks.iter().all(|track| track.last.is_some()) && !self.is_blind();
+        let token = if bad { self.bad_token(random)? } else { self.own_token()? };
+        let first = match self.wish.first {
+            First::Now => None,
+            First::Beginning => Some("since=start".to_owned()),
+            First::Newest(count) => Some(format!("history={count}")),
+        };
+        match (token, self.wish.way) {
+            (Some(token), Way::EventStream) => {
+                // As a browser does: the same URL again, and the last id beside it.
+                query.extend(first);
+                fields.push_str(&format!("Last-Event-ID: {token}\r\n"));
+            }
+            (Some(token), Way::Poll) if self.wish.tagged => fields.push_str(&format!("If-None-Match: W/\"{token}\"\r\n")),
+            (Some(token), _) => query.push(format!("since={token}")),
+            (None, _) => query.extend(first),
+        }
+        Ok(format!("GET {path}?{} HTTP/1.1\r\nHost: h\r\n{fields}\r\n", query.join("&")).into_bytes())
     }
 
-    fn read_frames(&mut self, model: &mut Model) -> Result<(), String> {
-        let mut wire = std::mem::take(&mut self.wire);
-        let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(Role::Client, false));
-        let (mut bytes, mut scratch) = (wire.as_mut_slice(), Scratch::default());
-        let result = loop {
-            match decoder.next(&mut bytes, &mut scratch, &ws::Options::default()) {
-                Ok(Some(Event::Text(text))) => {
-                    if let Err(error) = self.item(text.as_bytes(), model) {
-                        break Err(error);
-                    }
-                }
-                Ok(Some(_)) => {}
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(format!("torn WebSocket stream: {error}")),
+    /// The token that this client would show, and what that means for each channel.
+    fn own_token(&mut self) -> Judged<Option<String>> {
+        let first = self.wish.first;
+        let token = match self.wish.way {
+            _ if self.is_blind() => None,
+            Way::EventStream => self.last_event_id.clone(),
+            Way::WebSocket | Way::NdJson | Way::Poll if self.tracks.iter().all(|track| track.last.is_none()) => None,
+            Way::WebSocket | Way::NdJson | Way::Poll => {
+                let positions: Vec<_> = self.tracks.iter().map(|track| (name_of(track.channel), track.last)).collect();
+                Some(token::write(&positions))
             }
         };
-        self.decoder = decoder;
-        result
-    }
-
-    fn read_lines(&mut self, model: &mut Model) -> Result<(), String> {
-        let mut content = Vec::new();
-        while let Some((chunk, used)) = next_chunk(&self.wire)? {
-            content.extend_from_slice(&chunk);
-            self.wire.drain(..used);
-        }
-        for line in content.split(|byte| *byte == b'\n') {
-            let line = line.strip_prefix(b"data: ").unwrap_or(line);
-            if line.starts_with(b"{") && line != b"{}" {
-                self.item(line, model)?;
+        let Some(token) = token else {
+            self.tracks.iter_mut().for_each(|track| track.last = None);
+            self.tracks.iter_mut().try_for_each(|track| track.ask(Presented::Fresh(first)))?;
+            return Ok(None);
+        };
+        for track in &mut self.tracks {
+            match in_token(&token, track.channel)? {
+                Some(position) => track.ask(Presented::Own(position))?,
+                None => {
+                    // An event stream that was cut between a channel's first item and the id that covers it.
+                    let cut = self.wish.way == Way::EventStream;
+                    demand(cut || track.last.is_none() || track.is_state(), Breach::WrongToken, || {
+                        format!("{}: {:?} was read, but {token} does not say so", track.name(), track.last)
+                    })?;
+                    track.last = None;
+                    track.ask(Presented::Fresh(First::Now))?;
+                }
             }
         }
-        Ok(())
+        Ok(Some(token))
     }
 
-    fn read_poll(&mut self, model: &mut Model) -> Result<bool, String> {
-        let Some(end) = find(&self.wire, b"\r\n\r\n") else { return Ok(false) };
-        let head = String::from_utf8_lossy(&self.wire[..end]).into_owned();
-        let length: usize =
-            head.split("Content-Length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok()).ok_or("no length")?;
-        if self.wire.len() < end + 4 + length {
-            return Ok(false);
-        }
-        let body: Vec<u8> = self.wire.drain(..end + 4 + length).skip(end + 4).collect();
-        if head.starts_with("HTTP/1.1 503") {
-            return Ok(true);
-        }
-        let value: Value = serde_json::from_slice(&body).map_err(|error| format!("poll body: {error}"))?;
-        for item in value["messages"].as_array().ok_or("no messages")? {
-            self.judge(item, model)?;
-        }
-        let position = value["position"].as_str().ok_or("no position")?;
-        match &self.last {
-            Some(last) if self.promise == Promise::Stream && last != position => Err(format!("poll says {position} after {last}")),
+    /// A token that nobody gave to this client.
+    fn bad_token(&mut self, random: &mut Random) -> Judged<Option<String>> {
+        let several = self.tracks.len() > 1;
+        let by_header = self.wish.way == Way::EventStream || (self.wish.way == Way::Poll && self.wish.tagged);
+        let (token, presented) = match random.between(0, 2) {
+            0 if by_header => ("?!".to_owned(), Presented::Unreadable),
+            1 if by_header || !several => {
+                let presented = if several { Presented::Unreadable } else { Presented::Foreign };
+                ("elsewhere:7".to_owned(), presented)
+            }
             _ => {
-                self.last = Some(position.to_owned());
-                Ok(true)
+                let ahead = |last: Option<StreamPosition>| last.map(|last| StreamPosition { offset: last.offset + 1000, ..last });
+                let positions: Vec<_> = self.tracks.iter().map(|track| (name_of(track.channel), ahead(track.last))).collect();
+                for track in &mut self.tracks {
+                    let Some(position) = ahead(track.last) else { return condemn(Breach::Contract, "no position to be ahead of") };
+                    track.ask(Presented::Ahead(position))?;
+                }
+                return Ok(Some(token::write(&positions)));
+            }
+        };
+        self.tracks.iter_mut().try_for_each(|track| track.ask(presented))?;
+        Ok(Some(token))
+    }
+
+    // ---- hearing ----
+
+    /// Takes bytes off the wire and judges everything in them.
+    pub fn read(&mut self, bytes: &[u8], scratch: &mut Scratch, around: &Surroundings, truth: &mut Truth) -> Judged<Vec<Reaction>> {
+        let heard = self.reader.read(bytes, scratch)?;
+        let mut reactions = Vec::new();
+        let mut publications = 0;
+        for heard in heard {
+            publications += u64::from(self.hear(heard, around, truth, &mut reactions)?);
+        }
+        if publications > 1 {
+            let window = matches!(self.wish.channels[..], [channel] if CHANNELS[channel].starts_with("window"));
+            reactions.push(Reaction::Count(if window { "window run of several" } else { "run of several" }.to_owned()));
+        }
+        for event in self.tracks.iter_mut().flat_map(|track| track.events.drain(..)) {
+            reactions.push(Reaction::Count(event));
+        }
+        Ok(reactions)
+    }
+
+    /// Judges one thing; true for a publication.
+    fn hear(&mut self, heard: Heard, around: &Surroundings, truth: &mut Truth, reactions: &mut Vec<Reaction>) -> Judged<bool> {
+        demand(self.told_end.is_none() || matches!(heard, Heard::End), Breach::Torn, || format!("{heard:?} behind the end"))?;
+        match heard {
+            Heard::Open(status) => {
+                let expected = if self.wish.way == Way::WebSocket { 101 } else { 200 };
+                demand(status == expected, Breach::Refused, || format!("{:?} answered by {status}", self.wish)).map(|()| false)
+            }
+            Heard::Item(item) => self.item(&item, around, truth),
+            Heard::Event { id, name, text } => self.event(id, &name, &text, around, truth),
+            Heard::Id { id, .. } => self.id(id, around, truth).map(|()| false),
+            Heard::Message { binary, bytes } => self.message(binary, &bytes, truth).map(|()| true),
+            Heard::Ping(payload) => {
+                reactions.push(Reaction::Say(ws::encode::masked(Opcode::Pong, &payload, [9, 8, 7, 6])));
+                Ok(false)
+            }
+            Heard::Close(code) => {
+                let code_bytes = code.to_be_bytes();
+                reactions.push(Reaction::Say(ws::encode::masked(Opcode::Close, &code_bytes, [1, 1, 2, 2])));
+                reactions.push(Reaction::Count(format!("close {code}")));
+                self.ended(code, around).map(|()| false)
+            }
+            Heard::Response { status, head, body } => self.polled(status, &head, &body, around, truth, reactions).map(|()| false),
+            Heard::End => {
+                demand(self.told_end.is_some(), Breach::Closed, || "the last chunk without an end item".to_owned()).map(|()| false)
             }
         }
     }
 
-    fn item(&mut self, text: &[u8], model: &mut Model) -> Result<(), String> {
-        let item: Value =
-            serde_json::from_slice(text).map_err(|error| format!("{error} in {:?}", String::from_utf8_lossy(text)))?;
-        self.judge(&item, model)
+    fn excuses(&self, channel: usize, around: &Surroundings) -> Excuses {
+        Excuses {
+            now: around.now,
+            asked_at: self.asked_at,
+            slow: self.slow,
+            collapsed: around.collapsed_at[channel] >= self.asked_at,
+        }
     }
 
-    fn judge(&mut self, item: &Value, model: &mut Model) -> Result<(), String> {
+    /// An end that the server has announced must have a cause.
+    fn ended(&mut self, code: u16, around: &Surroundings) -> Judged {
+        self.told_end = Some(code);
+        let collapsed = self.wish.channels.iter().any(|&channel| around.collapsed_at[channel] >= self.asked_at);
+        let fits = match code {
+            1001 | 3001 => around.draining,
+            3008 => self.slow,
+            // History may be trimmed under a reader that catches up.
+            3010 => self.is_blind() && (self.slow || collapsed || self.wish.first != First::Now),
+            3012 => self.slow,
+            _ => false,
+        };
+        demand(fits, Breach::Closed, || format!("{:?} ended with {code}, slow: {}", self.wish, self.slow))
+    }
+
+    fn item(&mut self, item: &Value, around: &Surroundings, truth: &mut Truth) -> Judged<bool> {
         if let Some(subscribed) = item.get("subscribed") {
-            let position = subscribed["position"].as_str().ok_or("no position")?;
-            return self.subscribed(position, subscribed["recovered"] == true);
+            let at = position(subscribed["position"].as_str().unwrap_or_default())?;
+            let recovered = subscribed["recovered"].as_bool();
+            let excuses = self.excuses(channel_of(subscribed)?, around);
+            return self.track(subscribed)?.began(at, recovered, &excuses, truth).map(|()| false);
         }
-        // An event stream carries the gap's object bare.
-        if let Some(gap) = item.get("gap").or_else(|| item.get("missed").map(|_| item)) {
-            return self.gap(gap);
+        if let Some(gap) = item.get("gap") {
+            let excuses = self.excuses(channel_of(gap)?, around);
+            return self.track(gap)?.gap(gap, &excuses, truth).map(|()| false);
         }
-        if let Some(ok) = item.get("ok") {
-            let id = item["id"].as_u64().ok_or("no id")?;
-            let at = self.asked.iter().position(|(asked, _)| *asked == id).ok_or("an answer to nothing")?;
-            let (_, number) = self.asked.remove(at).ok_or("no request")?;
-            return model.witness(&self.channel, ok["position"].as_str().ok_or("no position")?, number);
+        if let Some(end) = item.get("end") {
+            return self.end_item(end, around).map(|()| false);
         }
-        if item.get("end").is_some() || item.get("error").is_some() || item.get("code").is_some() {
-            return Ok(());
+        if item.get("id").is_some() {
+            return self.answered(item, around, truth).map(|()| false);
         }
-        self.publication(item, model)
+        let at = position(item["position"].as_str().unwrap_or_default())?;
+        let channel = channel_of(item)?;
+        let number = check_item(item, truth)?;
+        let excuses = self.excuses(channel, around);
+        self.track(item)?.publication(at, number, &excuses, truth).map(|()| true)
     }
 
-    fn subscribed(&mut self, position: &str, recovered: bool) -> Result<(), String> {
-        match &self.last {
-            Some(last) if recovered && self.promise == Promise::Stream && last != position => {
-                Err(format!("recovered at {position}, was at {last}"))
+    fn end_item(&mut self, end: &Value, around: &Surroundings) -> Judged {
+        let code = end["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(0);
+        let retry = end["retry_ms"].as_u64().unwrap_or(0);
+        demand((1000..=4000).contains(&retry) && end["reconnect"] == true, Breach::Closed, || format!("a wrong end: {end}"))?;
+        self.ended(code, around)
+    }
+
+    /// The answer to a publication of this connection.
+    fn answered(&mut self, item: &Value, around: &Surroundings, truth: &mut Truth) -> Judged {
+        let id = item["id"].as_u64().unwrap_or_default();
+        let Some(at) = self.asked.iter().position(|asked| asked.number == id) else {
+            return condemn(Breach::Invented, format!("an answer to nothing: {item}"));
+        };
+        let Some(asked) = self.asked.remove(at) else { return Ok(()) };
+        if let Some(ok) = item.get("ok") {
+            let position = position(ok["position"].as_str().unwrap_or_default())?;
+            return truth.witness(asked.channel, position, asked.number, around.now);
+        }
+        let temporary = item["error"]["temporary"] == true;
+        demand(temporary && around.congested_at >= asked.at, Breach::Refused, || format!("publication {id} refused: {item}"))
+    }
+
+    fn event(&mut self, id: Option<String>, name: &str, text: &str, around: &Surroundings, truth: &mut Truth) -> Judged<bool> {
+        match name {
+            "gap" => {
+                let gap = json(text.as_bytes())?;
+                let excuses = self.excuses(channel_of(&gap)?, around);
+                self.track(&gap)?.gap(&gap, &excuses, truth)?;
+                self.id(id, around, truth).map(|()| false)
+            }
+            "end" => self.end_item(&json(text.as_bytes())?, around).map(|()| false),
+            _ if !self.wish.raw => {
+                let item = json(text.as_bytes())?;
+                let publication = self.item(&item, around, truth)?;
+                let expected = item.get("event").and_then(Value::as_str).unwrap_or_default();
+                demand(name == expected, Breach::Altered, || format!("event {name:?} carries {item}"))?;
+                self.id(id, around, truth).map(|()| publication)
             }
             _ => {
-                if self.last.is_none() || recovered || self.promise == Promise::State {
-                    self.last = Some(position.to_owned());
-                }
-                Ok(())
+                let Some(at) = id.as_deref() else { return condemn(Breach::WrongToken, "an event without an id") };
+                let number = check_event(name, text, truth)?;
+                let excuses = self.excuses(self.wish.channels[0], around);
+                self.tracks[0].publication(position(at)?, number, &excuses, truth)?;
+                self.id(id, around, truth).map(|()| true)
             }
         }
     }
 
-    fn gap(&mut self, gap: &Value) -> Result<(), String> {
-        if self.promise == Promise::State {
-            return Err("a state channel told of a gap".to_owned());
+    /// An id was set: what a browser will show when it comes back.
+    fn id(&mut self, id: Option<String>, around: &Surroundings, truth: &mut Truth) -> Judged {
+        let Some(id) = id else { return Ok(()) };
+        if self.wish.raw && !self.tracks[0].is_answered() {
+            let excuses = self.excuses(self.wish.channels[0], around);
+            self.tracks[0].began(position(&id)?, None, &excuses, truth)?;
+        } else {
+            for at in 0..self.tracks.len() {
+                let told = in_token(&id, self.tracks[at].channel)?;
+                let excuses = self.excuses(self.tracks[at].channel, around);
+                self.tracks[at].token(told, &excuses, truth, false)?;
+            }
         }
-        let after = gap["after"].as_str();
-        if let (Some(after), Some(last)) = (after, &self.last)
-            && after != last
-        {
-            return Err(format!("gap after {after}, but {last} was read last"));
-        }
-        let (epoch, next) = split(gap["next"].as_str().ok_or("a gap without next")?);
-        self.last = Some(format!("{epoch}:{}", next - 1));
+        self.last_event_id = Some(id);
         Ok(())
     }
 
-    fn publication(&mut self, item: &Value, model: &mut Model) -> Result<(), String> {
-        let position = item["position"].as_str().ok_or_else(|| format!("no position in {item}"))?;
-        let number = item["data"]["n"].as_u64().ok_or_else(|| format!("no number in {item}"))?;
-        model.witness(&self.channel, position, number)?;
-        let (epoch, offset) = split(position);
-        let expected = self.last.as_ref().map(|last| format!("{}:{}", split(last).0, split(last).1 + 1));
-        let fits = match (&expected, self.promise) {
-            (None, _) => true,
-            (Some(expected), Promise::Stream) => expected == position,
-            (Some(expected), Promise::State) => split(expected).0 != epoch || split(expected).1 <= offset,
-        };
-        if !fits {
-            return Err(format!("{:?} on {}: {position} came, {expected:?} was due", self.way, self.channel));
-        }
-        self.last = Some(position.to_owned());
+    fn message(&mut self, binary: bool, bytes: &[u8], truth: &Truth) -> Judged {
+        let number = number_in(bytes)?;
+        let Some(content) = truth.content(number) else { return condemn(Breach::Invented, format!("nobody published {number}")) };
+        demand(content.bytes == bytes && binary == (content.kind == PayloadKind::Binary), Breach::Altered, || {
+            format!("publication {number} came changed over a raw WebSocket")
+        })?;
+        self.run.push(number);
         Ok(())
+    }
+
+    fn polled(
+        &mut self,
+        status: u16,
+        head: &str,
+        body: &[u8],
+        around: &Surroundings,
+        truth: &mut Truth,
+        reactions: &mut Vec<Reaction>,
+    ) -> Judged {
+        match status {
+            200 => self.poll_body(head, body, around, truth)?,
+            304 => {
+                demand(self.wish.tagged, Breach::Torn, || "304 without a tag".to_owned())?;
+                self.poll_token(tag(head)?, around, truth)?;
+                reactions.push(Reaction::Count("poll 304".to_owned()));
+            }
+            503 => {
+                let waited = around.now.since(self.asked_at) >= std::time::Duration::from_secs(5);
+                demand(waited || around.draining, Breach::Refused, || "a poll was answered 503 at once".to_owned())?;
+            }
+            _ => return condemn(Breach::Refused, format!("a poll was answered {status}: {}", String::from_utf8_lossy(body))),
+        }
+        if head.contains("Connection: close") {
+            demand(around.draining || self.half_closed, Breach::Closed, || "a poll's connection is not kept".to_owned())?;
+            self.told_end = Some(0);
+        } else {
+            reactions.push(Reaction::PollAgain);
+        }
+        Ok(())
+    }
+
+    fn poll_body(&mut self, head: &str, body: &[u8], around: &Surroundings, truth: &mut Truth) -> Judged {
+        let body = json(body)?;
+        let Some(items) = body["messages"].as_array() else { return condemn(Breach::Torn, format!("no messages: {body}")) };
+        for item in items {
+            self.item(item, around, truth)?;
+        }
+        let token = body["position"].as_str().unwrap_or_default();
+        demand(tag(head)? == token, Breach::WrongToken, || format!("ETag is not {token}"))?;
+        self.poll_token(token, around, truth)
+    }
+
+    fn poll_token(&mut self, token: &str, around: &Surroundings, truth: &mut Truth) -> Judged {
+        for at in 0..self.tracks.len() {
+            let told = in_token(token, self.tracks[at].channel)?;
+            demand(told.is_some(), Breach::WrongToken, || format!("{token} leaves out {}", self.tracks[at].name()))?;
+            let excuses = self.excuses(self.tracks[at].channel, around);
+            self.tracks[at].token(told, &excuses, truth, true)?;
+        }
+        Ok(())
+    }
+
+    fn track(&mut self, item: &Value) -> Judged<&mut Track> {
+        let channel = channel_of(item)?;
+        match self.tracks.iter_mut().find(|track| track.channel == channel) {
+            Some(track) => Ok(track),
+            None => condemn(Breach::Invented, format!("not subscribed to: {item}")),
+        }
     }
 }
 
 /// A masked text message with a publish request.
-pub fn publish_frame(id: u64, number: u64, padding: usize) -> Vec<u8> {
-    let text = format!("{{\"id\":{id},\"publish\":{{\"data\":{{\"n\":{number},\"pad\":\"{}\"}}}}}}", "x".repeat(padding));
+pub fn publish_frame(number: u64, channel: Option<&str>, data: &[u8]) -> Vec<u8> {
+    let channel = channel.map_or_else(String::new, |channel| format!("\"channel\":\"{channel}\","));
+    let text = format!("{{\"id\":{number},\"publish\":{{{channel}\"data\":{}}}}}", String::from_utf8_lossy(data));
     ws::encode::masked(Opcode::Text, text.as_bytes(), [1, 2, 3, 4])
 }
 
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
+/// A channel's name as it goes into a URL.
+pub fn escaped(channel: usize) -> String {
+    CHANNELS[channel].replace(':', "%3A")
 }
 
-/// The first whole chunk's content and how many bytes it takes on the wire.
-fn next_chunk(wire: &[u8]) -> Result<Option<(Vec<u8>, usize)>, String> {
-    let Some(line) = find(wire, b"\r\n") else { return Ok(None) };
-    let size = std::str::from_utf8(&wire[..line]).ok().and_then(|text| usize::from_str_radix(text, 16).ok());
-    let size = size.ok_or_else(|| format!("torn chunk: {:?}", String::from_utf8_lossy(&wire[..line])))?;
-    let used = line + 2 + size + 2;
-    if wire.len() < used {
-        return Ok(None);
+/// A channel's name as the server has it.
+pub fn name_of(channel: usize) -> ChannelName {
+    ChannelName::parse(CHANNELS[channel]).expect("a channel name")
+}
+
+/// A channel's part of a token.
+fn in_token(token: &str, channel: usize) -> Judged<Option<StreamPosition>> {
+    let Some(parsed) = Token::parse(token) else { return condemn(Breach::Torn, format!("{token:?} is no token")) };
+    match parsed.start(&name_of(channel)) {
+        Start::After(position) => Ok(Some(position)),
+        Start::Now => Ok(None),
+        other => condemn(Breach::WrongToken, format!("{token} says {other:?}")),
     }
-    if &wire[used - 2..used] != b"\r\n" {
-        return Err("a chunk does not end where it says".to_owned());
+}
+
+fn tag(head: &str) -> Judged<&str> {
+    match head.split("ETag: \"").nth(1).and_then(|rest| rest.split('"').next()) {
+        Some(tag) => Ok(tag),
+        None => condemn(Breach::Torn, format!("no ETag: {head}")),
     }
-    Ok(Some((wire[line + 2..used - 2].to_vec(), used)))
+}
+
+fn channel_of(item: &Value) -> Judged<usize> {
+    let name = item["channel"].as_str().unwrap_or_default();
+    match CHANNELS.iter().position(|channel| *channel == name) {
+        Some(channel) => Ok(channel),
+        None => condemn(Breach::Invented, format!("no such channel: {item}")),
+    }
+}
+
+/// The number that every payload of a run carries.
+fn number_in(payload: &[u8]) -> Judged<u64> {
+    let digits: Vec<u8> =
+        payload.iter().copied().skip_while(|byte| !byte.is_ascii_digit()).take_while(u8::is_ascii_digit).collect();
+    match String::from_utf8_lossy(&digits).parse() {
+        Ok(number) => Ok(number),
+        Err(_) => condemn(Breach::Altered, "a payload without a number"),
+    }
+}
+
+/// An item's payload must be what was published under its number.
+fn check_item(item: &Value, truth: &Truth) -> Judged<u64> {
+    let bytes = match (&item["data"], item["b64"].as_str()) {
+        (Value::String(text), None) => text.as_bytes().to_vec(),
+        (Value::Object(_), None) => return check_json(item, truth),
+        (_, Some(base64)) => STANDARD.decode(base64).unwrap_or_default(),
+        _ => return condemn(Breach::Altered, format!("no payload: {item}")),
+    };
+    let number = number_in(&bytes)?;
+    let content = truth.content(number);
+    let binary = item.get("b64").is_some();
+    let same = content.is_some_and(|content| content.bytes == bytes && (content.kind == PayloadKind::Binary) == binary);
+    demand(same && event_fits(item, truth, number), Breach::Altered, || format!("publication {number} came changed"))
+        .map(|()| number)
+}
+
+fn check_json(item: &Value, truth: &Truth) -> Judged<u64> {
+    let number = item["data"]["n"].as_u64().unwrap_or_default();
+    let same = truth.content(number).is_some_and(|content| {
+        content.kind == PayloadKind::Json
+            && serde_json::from_slice::<Value>(&content.bytes).is_ok_and(|value| value == item["data"])
+    });
+    demand(same && event_fits(item, truth, number), Breach::Altered, || format!("publication {number} came changed"))
+        .map(|()| number)
+}
+
+fn event_fits(item: &Value, truth: &Truth, number: u64) -> bool {
+    truth.content(number).is_some_and(|content| content.event == item.get("event").and_then(Value::as_str))
+}
+
+/// The same for an event of a raw event stream, whose lines have lost the kind of their ends.
+fn check_event(name: &str, text: &str, truth: &Truth) -> Judged<u64> {
+    let decoded = (name == "binary").then(|| STANDARD.decode(text).unwrap_or_default());
+    let number = number_in(decoded.as_deref().unwrap_or(text.as_bytes()))?;
+    let same = truth.content(number).is_some_and(|content| match (content.kind, &decoded) {
+        (PayloadKind::Binary, Some(bytes)) => content.bytes == *bytes,
+        (PayloadKind::Json | PayloadKind::Text, None) => {
+            let lines = String::from_utf8_lossy(&content.bytes).replace("\r\n", "\n").replace('\r', "\n");
+            lines == text && name == content.event.unwrap_or_default()
+        }
+        _ => false,
+    });
+    demand(same, Breach::Altered, || format!("publication {number} came changed as an event {name:?}")).map(|()| number)
 }

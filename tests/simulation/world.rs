@@ -1,393 +1,621 @@
-//! Shards, sockets, mailboxes and a clock, all driven by one seed.
+//! Shards, sockets, mailboxes and a clock, all driven by one seed: the shell's half, with faults.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringmain::base::{ConnId, Nanos, Now, Random, ShardId, WallMs};
-use ringmain::hub::{Access, ChannelKind, Message, Namespace, SlowConsumer};
-use ringmain::shard::{CloseHow, GoneCause, Input, ListenerId, Options, Output, Shard};
+use ringmain::base::{ConnId, Frames, Nanos, Now, Random, ShardId, WallMs};
+use ringmain::hub::{Message, home_of};
+use ringmain::shard::{CloseHow, GoneCause, Input, ListenerId, Output, Shard};
+use ringmain::ws::Scratch;
 
-use crate::client::{Client, Way, publish_frame};
-use crate::model::{Model, split};
+use crate::client::{Client, Reaction, Surroundings, name_of};
+use crate::publisher::Publisher;
+use crate::settings::{CHANNELS, Settings};
+use crate::totals::Totals;
+use crate::truth::Truth;
+use crate::verdict::{Breach, Judged, Verdict, condemn, demand};
 
-const KEY: &str = "k";
-const CHANNELS: [&str; 8] = ["a", "b", "none:1", "drop:1", "latest:1", "window:1", "state:1", "short:1"];
+/// Places of a mailbox.
+const MAILBOX: usize = 4;
+/// Events kept for the report of a failure.
+const EVENTS_KEPT: usize = 30;
+/// Bytes of one page and of what surrounds its publications; a larger publication is a page of its own.
+const PAGE_BYTES: usize = 48 << 10;
+/// A run of publications that was gathered while nothing waited is admitted whole; in base64 it is longer.
+const RUN_BYTES: usize = (256 << 10) / 3 * 4 + (48 << 10);
+/// Replies, gaps, heads: what waits besides publications.
+const REPLY_BYTES: usize = 24 << 10;
 
-/// Probabilities of the ugly things.
-pub struct Faults {
-    pub short_send: f64,
-    pub reset: f64,
-    pub stall: f64,
-    pub mailbox_delay: f64,
-    /// Largest slice of a fan-out.
-    pub slices: u64,
+/// A send that was not taken whole, until the shard is told.
+struct Refusal {
+    conn: ConnId,
+    frames: Frames,
+    skip: u32,
+    taken: u32,
+    /// There is room again at once.
+    cut: bool,
 }
 
-/// A publish over HTTP that has not been answered.
-struct Publisher {
-    channel: String,
-    number: u64,
-    wire: Vec<u8>,
+/// One shard and what the shell keeps for it.
+pub struct Worker {
+    pub shard: Shard,
+    /// Bytes of clients that have not been read.
+    inbox: VecDeque<(ConnId, Vec<u8>)>,
+    refusals: Vec<Refusal>,
+    /// Connections with room again, which the shard has not been told.
+    writable: Vec<ConnId>,
+    generations: HashMap<u32, u32>,
+    free: Vec<u32>,
+    next_slot: u32,
+    pub draining: bool,
+    congested_at: Nanos,
+    collapsed_at: [Nanos; CHANNELS.len()],
+    collapsed: u64,
+    /// Some mailbox had no room for what was there at the end of the last turn.
+    was_full: bool,
+    /// Something has come in since the last flush.
+    unflushed: bool,
+    turns: u64,
+    /// In which turn a client's bytes were last handed in.
+    handed_in: HashMap<ConnId, u64>,
+    /// Connections that the shard does not want to read now.
+    paused: HashSet<ConnId>,
 }
 
 pub struct World {
-    random: Random,
-    faults: Faults,
-    shards: Vec<Shard>,
-    now: Now,
+    pub settings: Settings,
+    pub random: Random,
+    pub workers: Vec<Worker>,
+    pub now: Now,
+    /// From, to.
     mail: Vec<Vec<VecDeque<Message>>>,
-    clients: Vec<Client>,
-    publishers: HashMap<(usize, u32), Publisher>,
-    owners: HashMap<(usize, u32), usize>,
-    generations: HashMap<(usize, u32), u32>,
-    free: Vec<Vec<u32>>,
-    next_slot: Vec<u32>,
-    model: Model,
-    numbers: u64,
-    error: Option<String>,
-    settling: bool,
-}
-
-fn options() -> Options {
-    let mut options = Options::default();
-    options.server.api_key = KEY.to_owned();
-    options.server.development = true;
-    let base = Namespace {
-        history_size: 20,
-        allow_subscribe: Access::Anyone,
-        allow_publish: Access::Anyone,
-        queue_bytes_max: 1500,
-        ..Namespace::default()
-    };
-    let named = |name: &str| Namespace { name: name.to_owned(), prefixes: vec![format!("{name}:")], ..base.clone() };
-    options.hub.position_records_max = 1;
-    options.hub.namespaces = vec![
-        base.clone(),
-        Namespace { history_size: 0, ..named("none") },
-        Namespace { slow_consumer: SlowConsumer::DropOldest, ..named("drop") },
-        Namespace { slow_consumer: SlowConsumer::Latest, ..named("latest") },
-        Namespace { coalesce: Duration::from_millis(50), ..named("window") },
-        Namespace { kind: ChannelKind::State, ..named("state") },
-        Namespace { history_size: 3, history_ttl: Duration::from_secs(5), ..named("short") },
-    ];
-    options
+    /// Turns for which a mailbox is not read.
+    pub stuck: Vec<Vec<u32>>,
+    pub clients: Vec<Client>,
+    pub publishers: HashMap<(usize, ConnId), Publisher>,
+    owners: HashMap<(usize, ConnId), usize>,
+    /// Bytes that a blocked client had waiting when its socket refused them.
+    waiting: HashMap<(usize, ConnId), usize>,
+    pub truth: Truth,
+    pub totals: Totals,
+    pub settling: bool,
+    scratch: Scratch,
+    verdict: Option<Verdict>,
+    events: Option<VecDeque<String>>,
 }
 
 impl World {
-    pub fn new(seed: u64, shards: u16, faults: Faults) -> Self {
+    pub fn new(seed: u64, traced: bool) -> Self {
+        let settings = Settings::of(seed);
         let mut random = Random::seeded(seed);
-        let options = Arc::new(options());
+        let options = Arc::new(settings.options());
         let now = Now { monotonic: Nanos(1_000_000_000), wall: WallMs(1_700_000_000_000) };
-        let count = usize::from(shards);
+        let count = usize::from(settings.shards);
+        let workers = (0..settings.shards)
+            .map(|id| Worker {
+                shard: Shard::new(ShardId(id), settings.shards, Arc::clone(&options), random.bits(), now),
+                inbox: VecDeque::new(),
+                refusals: Vec::new(),
+                writable: Vec::new(),
+                generations: HashMap::new(),
+                free: Vec::new(),
+                next_slot: 0,
+                draining: false,
+                congested_at: Nanos(0),
+                collapsed_at: [Nanos(0); CHANNELS.len()],
+                collapsed: 0,
+                was_full: false,
+                unflushed: false,
+                turns: 0,
+                handed_in: HashMap::new(),
+                paused: HashSet::new(),
+            })
+            .collect();
         Self {
-            shards: (0..shards).map(|id| Shard::new(ShardId(id), shards, Arc::clone(&options), random.bits(), now)).collect(),
+            settings,
             random,
-            faults,
+            workers,
             now,
             mail: (0..count).map(|_| (0..count).map(|_| VecDeque::new()).collect()).collect(),
+            stuck: vec![vec![0; count]; count],
             clients: Vec::new(),
             publishers: HashMap::new(),
             owners: HashMap::new(),
-            generations: HashMap::new(),
-            free: vec![Vec::new(); count],
-            next_slot: vec![0; count],
-            model: Model::default(),
-            numbers: 0,
-            error: None,
+            waiting: HashMap::new(),
+            truth: Truth::new(settings),
+            totals: Totals::default(),
             settling: false,
+            scratch: Scratch::default(),
+            verdict: None,
+            events: traced.then(VecDeque::new),
         }
     }
 
-    pub fn check(&self) -> Result<(), String> {
-        self.error.clone().map_or(Ok(()), Err)
+    /// The first verdict so far.
+    pub fn check(&self) -> Judged {
+        self.verdict.clone().map_or(Ok(()), Err)
     }
 
-    /// One act chosen by the seed, then a turn of a shard.
-    pub fn step(&mut self) {
-        match self.random.between(0, 99) {
-            0..=14 => self.join(),
-            15..=39 => self.publish_over_http(),
-            40..=54 => self.publish_over_websocket(),
-            55..=64 => self.change_room(),
-            65..=67 => self.reset_somebody(),
-            68..=74 => self.reconnect(),
-            75..=79 => {
-                let jump = self.random.between(1, 2000);
-                self.advance(Duration::from_millis(jump));
-            }
-            // Long enough for whatever nobody uses to be forgotten.
-            80 if self.random.chance(0.3) => self.advance(Duration::from_secs(150)),
-            _ => self.advance(Duration::from_millis(1)),
-        }
-        let shard = self.pick(self.shards.len());
-        self.turn(shard);
+    /// The last events of a traced run.
+    pub fn events(&self) -> impl Iterator<Item = &String> {
+        self.events.iter().flatten()
     }
 
-    /// Lets everything arrive, then asks whether everybody has everything.
-    pub fn settle(&mut self) -> Result<(), String> {
-        self.settling = true;
-        for _ in 0..400 {
-            self.advance(Duration::from_millis(60));
-            for client in 0..self.clients.len() {
-                if self.clients[client].at.is_none() {
-                    self.connect(client);
-                }
-                self.give_room(client, usize::MAX / 2);
+    pub fn note(&mut self, event: impl FnOnce() -> String) {
+        if let Some(events) = &mut self.events {
+            if events.len() >= crate::number("EVENTS").map_or(EVENTS_KEPT, |kept| kept as usize) {
+                events.pop_front();
             }
-            for shard in 0..self.shards.len() {
-                self.turn(shard);
-            }
-            self.check()?;
+            events.push_back(format!("{:>9} ms  {}", self.now.monotonic.0 / 1_000_000, event()));
         }
-        for client in &self.clients {
-            let Some(top) = self.model.top(&client.channel) else { continue };
-            let last = client.last.as_deref().map(split);
-            // A publication whose publisher was cut off may be known to nobody but the channel, and so to a told gap. A channel
-            // that was forgotten and has had no publication since is at the start of an epoch that nobody has seen.
-            let there = last.is_some_and(|last| if last.0 == split(top).0 { last.1 >= split(top).1 } else { last.1 == 0 });
-            if !there {
-                return Err(format!("{:?} on {} ended at {:?}, the channel at {top:?}", client.way, client.channel, client.last));
-            }
-        }
-        Ok(())
     }
 
-    fn pick(&mut self, count: usize) -> usize {
+    /// Keeps the first verdict.
+    pub fn judge<T>(&mut self, judged: Judged<T>) -> Option<T> {
+        match judged {
+            Ok(value) => Some(value),
+            Err(verdict) => {
+                self.note(|| format!("condemned: {verdict}"));
+                self.verdict.get_or_insert(verdict);
+                None
+            }
+        }
+    }
+
+    pub fn pick(&mut self, count: usize) -> usize {
         usize::try_from(self.random.between(0, count as u64 - 1)).unwrap_or(0)
     }
 
-    fn advance(&mut self, step: Duration) {
+    pub fn advance(&mut self, step: Duration) {
         self.now = Now { monotonic: self.now.monotonic + step, wall: WallMs(self.now.wall.0 + step.as_millis() as u64) };
     }
 
-    fn join(&mut self) {
-        if self.clients.len() >= 24 {
-            return;
-        }
-        let way = [Way::WebSocket, Way::WebSocket, Way::EventStream, Way::NdJson, Way::Poll][self.pick(5)];
-        let channel = CHANNELS[self.pick(CHANNELS.len())].to_owned();
-        self.clients.push(Client::new(way, channel));
-        self.connect(self.clients.len() - 1);
-    }
-
-    fn connect(&mut self, client: usize) {
-        let shard = self.pick(self.shards.len());
-        let conn = self.accept(shard);
-        let room = if self.random.chance(self.faults.stall) { 400 } else { 60_000 };
-        self.clients[client].connected((shard, conn), room);
-        self.owners.insert((shard, conn.slot), client);
-        let request = self.clients[client].request();
-        self.feed(shard, conn, &request);
-    }
-
-    fn reconnect(&mut self) {
-        let gone: Vec<usize> = (0..self.clients.len()).filter(|&client| self.clients[client].at.is_none()).collect();
-        if !gone.is_empty() {
-            let client = gone[self.pick(gone.len())];
-            self.connect(client);
+    fn around(&self, worker: usize) -> Surroundings {
+        let worker = &self.workers[worker];
+        Surroundings {
+            now: self.now.monotonic,
+            draining: worker.draining,
+            congested_at: worker.congested_at,
+            collapsed_at: worker.collapsed_at,
         }
     }
 
-    fn accept(&mut self, shard: usize) -> ConnId {
-        let slot = self.free[shard].pop().unwrap_or_else(|| {
-            self.next_slot[shard] += 1;
-            self.next_slot[shard] - 1
+    // ---- sockets ----
+
+    pub fn accept(&mut self, at: usize) -> ConnId {
+        let worker = &mut self.workers[at];
+        let slot = worker.free.pop().unwrap_or_else(|| {
+            worker.next_slot += 1;
+            worker.next_slot - 1
         });
-        let generation = self.generations.entry((shard, slot)).or_insert(0);
+        let generation = worker.generations.entry(slot).or_insert(0);
         *generation += 1;
         let conn = ConnId { slot, generation: *generation };
         let peer: SocketAddr = "127.0.0.1:9".parse().expect("an address");
-        self.shards[shard].handle(Input::Accepted { conn, listener: ListenerId::Public, peer }, self.now);
+        worker.shard.handle(Input::Accepted { conn, listener: ListenerId::Public, peer }, self.now);
         conn
     }
 
-    /// Hands bytes in, cut anywhere.
-    fn feed(&mut self, shard: usize, conn: ConnId, bytes: &[u8]) {
+    /// Hands bytes in, cut anywhere, at once or with the next turn.
+    pub fn feed(&mut self, at: usize, conn: ConnId, bytes: &[u8]) {
+        if self.settling || self.random.chance(0.3) {
+            return self.workers[at].inbox.push_back((conn, bytes.to_vec()));
+        }
+        self.empty_inbox(at);
+        if self.workers[at].paused.contains(&conn) {
+            return self.workers[at].inbox.push_back((conn, bytes.to_vec()));
+        }
         let mut bytes = bytes.to_vec();
         let cut = self.pick(bytes.len() + 1);
         let (first, second) = bytes.split_at_mut(cut);
         for part in [first, second] {
-            if !part.is_empty() {
-                self.shards[shard].handle(Input::Bytes { conn, bytes: part }, self.now);
+            self.hand_in(at, conn, part);
+        }
+    }
+
+    fn hand_in(&mut self, at: usize, conn: ConnId, bytes: &mut [u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let worker = &mut self.workers[at];
+        worker.unflushed = true;
+        worker.handed_in.insert(conn, worker.turns);
+        worker.shard.handle(Input::Bytes { conn, bytes }, self.now);
+        self.watch_spill(at);
+    }
+
+    fn empty_inbox(&mut self, at: usize) {
+        for (conn, mut bytes) in std::mem::take(&mut self.workers[at].inbox) {
+            if self.workers[at].paused.contains(&conn) {
+                self.workers[at].inbox.push_back((conn, bytes));
+                continue;
             }
+            let cut = self.pick(bytes.len() + 1);
+            let (first, second) = bytes.split_at_mut(cut);
+            self.hand_in(at, conn, first);
+            self.hand_in(at, conn, second);
         }
     }
 
-    fn publish_over_http(&mut self) {
-        let shard = self.pick(self.shards.len());
-        let channel = CHANNELS[self.pick(CHANNELS.len())].to_owned();
-        let conn = self.accept(shard);
-        self.numbers += 1;
-        let padding = "x".repeat(self.pick(300));
-        let body = format!("{{\"n\":{},\"pad\":\"{padding}\"}}", self.numbers);
-        let path = channel.replace(':', "%3A");
-        let request = format!(
-            "POST /channels/{path} HTTP/1.1\r\nHost: h\r\nX-API-Key: {KEY}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        self.publishers.insert((shard, conn.slot), Publisher { channel, number: self.numbers, wire: Vec::new() });
-        self.feed(shard, conn, request.as_bytes());
-    }
-
-    fn publish_over_websocket(&mut self) {
-        let able: Vec<usize> = (0..self.clients.len())
-            .filter(|&client| {
-                self.clients[client].way == Way::WebSocket
-                    && self.clients[client].at.is_some()
-                    && self.clients[client].last.is_some()
-            })
-            .collect();
-        if able.is_empty() {
+    pub fn connect(&mut self, client: usize) {
+        let open: Vec<usize> = (0..self.workers.len()).filter(|&worker| !self.workers[worker].draining).collect();
+        if open.is_empty() {
             return;
         }
-        let client = able[self.pick(able.len())];
-        for _ in 0..=self.pick(3) {
-            self.numbers += 1;
-            let padding = self.pick(300);
-            let frame = publish_frame(self.numbers, self.numbers, padding);
-            let client = &mut self.clients[client];
-            client.asked.push_back((self.numbers, self.numbers));
-            let Some((shard, conn)) = client.at else { return };
-            self.feed(shard, conn, &frame);
+        let at = open[self.pick(open.len())];
+        let conn = self.accept(at);
+        let room = if self.random.chance(self.settings.faults.stall) { 400 } else { usize::MAX / 2 };
+        self.clients[client].connected((at, conn), room);
+        self.owners.insert((at, conn), client);
+        self.note(|| format!("client {client} connects as {at}/{conn}"));
+        self.ask(client);
+    }
+
+    /// Sends a client's request.
+    fn ask(&mut self, client: usize) {
+        let Some((at, conn)) = self.clients[client].at else { return };
+        let bad_token = if self.settling { 0.0 } else { self.settings.faults.bad_token };
+        let request = self.clients[client].request(&mut self.random, bad_token, self.now.monotonic, self.settling);
+        let Some(request) = self.judge(request) else { return };
+        self.note(|| format!("client {client} asks {:?}", String::from_utf8_lossy(&request).split(" HTTP").next()));
+        self.feed(at, conn, &request);
+    }
+
+    /// The socket breaks.
+    pub fn reset(&mut self, at: usize, conn: ConnId) {
+        self.forget(at, conn, false);
+        self.workers[at].shard.handle(Input::Gone { conn, cause: GoneCause::Reset }, self.now);
+        self.workers[at].free.push(conn.slot);
+    }
+
+    /// The peer has finished sending, but still reads.
+    pub fn half_close(&mut self, at: usize, conn: ConnId) {
+        self.empty_inbox(at);
+        self.workers[at].unflushed = true;
+        self.workers[at].shard.handle(Input::Eof { conn }, self.now);
+    }
+
+    /// Neither side mentions the connection again.
+    fn forget(&mut self, at: usize, conn: ConnId, whole: bool) {
+        let worker = &mut self.workers[at];
+        worker.refusals.retain(|refusal| refusal.conn != conn);
+        worker.writable.retain(|writable| *writable != conn);
+        worker.inbox.retain(|(owner, _)| *owner != conn);
+        worker.paused.remove(&conn);
+        worker.handed_in.remove(&conn);
+        self.waiting.remove(&(at, conn));
+        if let Some(owner) = self.owners.remove(&(at, conn)) {
+            self.clients[owner].disconnected(self.now.monotonic, &mut self.truth, whole);
         }
     }
 
-    fn change_room(&mut self) {
-        if self.clients.is_empty() {
-            return;
-        }
-        let client = self.pick(self.clients.len());
-        let room = [0, 50, 700, 100_000][self.pick(4)];
-        self.give_room(client, room);
-    }
-
-    fn give_room(&mut self, client: usize, room: usize) {
+    pub fn give_room(&mut self, client: usize, room: usize) {
         let client = &mut self.clients[client];
         client.room = room;
-        if let Some((shard, conn)) = client.at
+        if let Some((at, conn)) = client.at
             && client.blocked
             && room > 0
         {
             client.blocked = false;
-            self.shards[shard].handle(Input::Writable { conn }, self.now);
+            self.workers[at].writable.push(conn);
         }
     }
 
-    fn reset_somebody(&mut self) {
-        if self.clients.is_empty() || !self.random.chance(self.faults.reset * 20.0) {
-            return;
-        }
-        let client = self.pick(self.clients.len());
-        if let Some((shard, conn)) = self.clients[client].at {
-            self.clients[client].disconnected();
-            self.owners.remove(&(shard, conn.slot));
-            let half = self.random.chance(0.5);
-            let input = if half { Input::Eof { conn } } else { Input::Gone { conn, cause: GoneCause::Reset } };
-            self.shards[shard].handle(input, self.now);
-            if !half {
-                self.free[shard].push(conn.slot);
-            }
-        }
-    }
+    // ---- a turn ----
 
     /// One turn as the shell makes it.
-    fn turn(&mut self, shard: usize) {
-        for from in 0..self.shards.len() {
-            let take = if self.settling || !self.random.chance(self.faults.mailbox_delay) { usize::MAX } else { self.pick(3) };
-            for _ in 0..take {
-                let Some(message) = self.mail[from][shard].pop_front() else { break };
-                let from = ShardId(u16::try_from(from).unwrap_or(0));
-                self.shards[shard].handle(Input::Message { from, message }, self.now);
-            }
+    pub fn turn(&mut self, at: usize) {
+        let faults = self.settings.faults;
+        // Refusals come first, but for those of sends that the completion queue had no room to report.
+        let late = !self.settling && self.random.chance(faults.late_refusal);
+        if late {
+            // What is not known to be refused is no reason to hold anything back.
+            let unknown: Vec<ConnId> = self.workers[at].refusals.iter().map(|refusal| refusal.conn).collect();
+            unknown.iter().for_each(|conn| _ = self.waiting.remove(&(at, *conn)));
+        } else {
+            self.tell_refusals(at);
         }
-        let slice = if self.settling { 1000 } else { self.random.between(1, self.faults.slices) };
-        self.shards[shard].fan_out(u32::try_from(slice).unwrap_or(1), self.now);
-        self.shards[shard].handle_timeout(self.now);
-        self.shards[shard].flush();
-        while let Some(output) = self.shards[shard].poll_output() {
-            self.perform(shard, output);
+        self.empty_inbox(at);
+        let told_first = self.random.chance(0.5);
+        if told_first && !late {
+            self.tell_writable(at, false);
         }
-        for to in 0..self.shards.len() {
-            // A mailbox has few places; what does not fit waits in the shard.
-            while to != shard && self.mail[shard][to].len() < 4 {
-                let Some(message) = self.shards[shard].poll_message(ShardId(u16::try_from(to).unwrap_or(0))) else { break };
-                self.mail[shard][to].push_back(message);
+        self.read_mail(at);
+        let slice = if self.settling { 1000 } else { self.random.between(1, faults.slices) };
+        let now = self.now;
+        let shard = &mut self.workers[at].shard;
+        shard.fan_out(u32::try_from(slice).unwrap_or(1), now);
+        shard.handle_timeout(now);
+        self.watch_spill(at);
+        // A shell that does not know what became of its sends does not flush.
+        if late && self.random.chance(faults.skipped_flush) {
+            self.workers[at].unflushed = true;
+            return self.send_mail(at);
+        }
+        self.workers[at].unflushed = false;
+        self.tell_refusals(at);
+        self.tell_writable(at, true);
+        self.workers[at].shard.flush();
+        self.watch_spill(at);
+        self.perform_all(at);
+        self.send_mail(at);
+        self.watch_spill(at);
+        self.workers[at].turns += 1;
+    }
+
+    fn tell_refusals(&mut self, at: usize) {
+        for Refusal { conn, frames, skip, taken, cut } in std::mem::take(&mut self.workers[at].refusals) {
+            self.workers[at].shard.handle(Input::Taken { conn, frames, skip, taken }, self.now);
+            if cut {
+                self.workers[at].shard.handle(Input::Writable { conn }, self.now);
             }
         }
     }
 
-    fn perform(&mut self, shard: usize, output: Output) {
-        match output {
-            Output::Send { conn, frames, skip } => {
-                let wire: Vec<u8> = frames.as_slice().iter().flat_map(|frame| frame.blob.to_vec()).skip(skip as usize).collect();
-                let taken = self.take(shard, conn, wire.len());
-                self.deliver(shard, conn, &wire[..taken]);
-                if taken < wire.len() {
-                    let taken = u32::try_from(taken).unwrap_or(u32::MAX);
-                    self.shards[shard].handle(Input::Taken { conn, frames, skip, taken }, self.now);
+    /// `last`: nothing can be queued any more before the flush, so what waits is what the bounds allow.
+    fn tell_writable(&mut self, at: usize, last: bool) {
+        for conn in std::mem::take(&mut self.workers[at].writable) {
+            if !last {
+                self.waiting.remove(&(at, conn));
+            }
+            self.workers[at].shard.handle(Input::Writable { conn }, self.now);
+        }
+    }
+
+    fn read_mail(&mut self, at: usize) {
+        for from in 0..self.workers.len() {
+            if !self.settling && self.stuck[from][at] > 0 {
+                self.stuck[from][at] -= 1;
+                continue;
+            }
+            let delayed = !self.settling && self.random.chance(self.settings.faults.mailbox_delay);
+            let take = if delayed { self.pick(3) } else { usize::MAX };
+            for _ in 0..take {
+                let Some(message) = self.mail[from][at].pop_front() else { break };
+                self.count_message(at, &message);
+                let from = ShardId(u16::try_from(from).unwrap_or(0));
+                self.workers[at].shard.handle(Input::Message { from, message }, self.now);
+                self.watch_spill(at);
+            }
+        }
+    }
+
+    fn count_message(&mut self, at: usize, message: &Message) {
+        match message {
+            Message::Lost { channel, .. } => {
+                if let Some(channel) = CHANNELS.iter().position(|name| *name == channel.as_str()) {
+                    self.workers[at].collapsed_at[channel] = self.now.monotonic;
+                }
+                self.totals.one("collapse told");
+            }
+            Message::Page { answer, .. } => {
+                self.totals.one("page");
+                self.totals.add("page before the last", u64::from(!answer.head));
+            }
+            Message::Subscribed { answer, .. } => {
+                self.totals.add("answer of several pages", u64::from(!answer.head));
+            }
+            _ => {}
+        }
+    }
+
+    fn send_mail(&mut self, at: usize) {
+        self.workers[at].was_full = false;
+        for to in (0..self.workers.len()).filter(|&to| to != at) {
+            let id = ShardId(u16::try_from(to).unwrap_or(0));
+            while self.mail[at][to].len() < MAILBOX {
+                let Some(message) = self.workers[at].shard.poll_message(id) else { break };
+                self.mail[at][to].push_back(message);
+            }
+            let spilled = self.workers[at].shard.has_message(id);
+            self.workers[at].was_full |= spilled;
+            self.totals.add("spill", u64::from(spilled));
+        }
+    }
+
+    /// Notes congestion and collapse as they happen.
+    fn watch_spill(&mut self, at: usize) {
+        if (0..self.settings.shards).any(|to| self.workers[at].shard.congested(ShardId(to))) {
+            self.workers[at].congested_at = self.now.monotonic;
+            self.totals.one("congestion");
+        }
+        let collapsed = self.workers[at].shard.spill_collapsed();
+        let fresh = collapsed - std::mem::replace(&mut self.workers[at].collapsed, collapsed);
+        if fresh > 0 {
+            self.totals.add("publications collapsed", fresh);
+            let full = self.workers[at].was_full;
+            let judged = demand(full, Breach::NeedlessCollapse, || {
+                format!("worker {at} gave up {fresh} publications with room in every mailbox")
+            });
+            self.judge(judged);
+        }
+    }
+
+    fn perform_all(&mut self, at: usize) {
+        let mut sent = HashSet::new();
+        while let Some(output) = self.workers[at].shard.poll_output() {
+            match output {
+                Output::Send { conn, frames, skip } => {
+                    let first = sent.insert(conn);
+                    let judged = demand(first, Breach::Contract, || format!("two sends to {conn} in one flush"));
+                    self.judge(judged);
+                    self.send(at, conn, frames, skip);
+                }
+                Output::Close { conn, how } => self.close(at, conn, how),
+                Output::PauseReading { conn, paused: true } => {
+                    self.totals.one("reading paused");
+                    self.workers[at].paused.insert(conn);
+                }
+                Output::PauseReading { conn, paused: false } => _ = self.workers[at].paused.remove(&conn),
+                Output::Connect { .. } | Output::AskFacts => {
+                    self.judge::<()>(condemn(Breach::Contract, "nobody is to be connected to, and nobody asks for metrics"));
                 }
             }
-            Output::Close { conn, how } => self.close(shard, conn, how),
-            Output::AskFacts | Output::PauseReading { .. } => {}
-            Output::Connect { .. } => self.error = Some("nobody is to be connected to".to_owned()),
+        }
+    }
+
+    fn send(&mut self, at: usize, conn: ConnId, frames: Frames, skip: u32) {
+        let wire: Vec<u8> = frames.as_slice().iter().flat_map(|frame| frame.blob.iter().copied()).skip(skip as usize).collect();
+        let taken = self.take(at, conn, wire.len());
+        let refused = taken < wire.len();
+        self.deliver(at, conn, &wire[..taken]);
+        if refused {
+            let cut = !self.settling && self.random.chance(0.1) && self.owners.contains_key(&(at, conn));
+            if let Some(&owner) = self.owners.get(&(at, conn)) {
+                self.clients[owner].blocked = !cut;
+            }
+            // With room again at once, a turn may gather what it likes.
+            if cut {
+                self.waiting.remove(&(at, conn));
+            } else {
+                self.waiting.insert((at, conn), wire.len() - taken);
+            }
+            let taken = u32::try_from(taken).unwrap_or(u32::MAX);
+            self.workers[at].refusals.push(Refusal { conn, frames, skip, taken, cut });
+        } else {
+            self.waiting.remove(&(at, conn));
         }
     }
 
     /// How many of a send's bytes the fake socket takes.
-    fn take(&mut self, shard: usize, conn: ConnId, length: usize) -> usize {
-        let Some(&owner) = self.owners.get(&(shard, conn.slot)) else { return length };
-        let short = !self.settling && self.random.chance(self.faults.short_send);
+    fn take(&mut self, at: usize, conn: ConnId, length: usize) -> usize {
+        let Some(&owner) = self.owners.get(&(at, conn)) else {
+            let judged =
+                demand(self.publishers.contains_key(&(at, conn)), Breach::Contract, || format!("a send to nobody: {conn}"));
+            self.judge(judged);
+            return length;
+        };
+        let judged = demand(!self.clients[owner].blocked, Breach::Contract, || format!("a send to {conn}, which waits for room"));
+        self.judge(judged);
+        if let Some(&waited) = self.waiting.get(&(at, conn)) {
+            let most = waited + self.may_wait(owner);
+            let judged = demand(length <= most, Breach::Unbounded, || {
+                format!("{length} bytes waited for client {owner}, {most} may: {:?}", self.clients[owner].wish)
+            });
+            self.judge(judged);
+        }
+        let short = !self.settling && self.random.chance(self.settings.faults.short_send);
         let cut = if short { self.pick(length + 1) } else { length };
         let client = &mut self.clients[owner];
         let taken = cut.min(client.room);
         client.room -= taken;
-        client.blocked = taken < length;
+        client.slow |= taken < length;
         taken
     }
 
-    fn deliver(&mut self, shard: usize, conn: ConnId, bytes: &[u8]) {
-        if let Some(publisher) = self.publishers.get_mut(&(shard, conn.slot)) {
-            publisher.wire.extend_from_slice(bytes);
+    /// What may come to wait for a client while its socket takes nothing.
+    fn may_wait(&self, client: usize) -> usize {
+        let channels = &self.clients[client].wish.channels;
+        let queue = channels.iter().map(|&channel| self.truth.rules(channel).queue_bytes_max).max().unwrap_or(0);
+        let run = if channels.iter().any(|&channel| self.truth.rules(channel).bulk) { RUN_BYTES } else { PAGE_BYTES };
+        queue.max(run) + PAGE_BYTES + REPLY_BYTES
+    }
+
+    fn deliver(&mut self, at: usize, conn: ConnId, bytes: &[u8]) {
+        let around = self.around(at);
+        if let Some(publisher) = self.publishers.get_mut(&(at, conn)) {
+            let counted = publisher.read(bytes, &around, &mut self.truth);
+            for name in self.judge(counted).unwrap_or_default() {
+                self.totals.one(&name);
+            }
             return;
         }
-        let Some(&owner) = self.owners.get(&(shard, conn.slot)) else { return };
-        match self.clients[owner].read(bytes, &mut self.model) {
-            Ok(false) => {}
-            Ok(true) => {
-                let request = self.clients[owner].request();
-                self.feed(shard, conn, &request);
-            }
-            Err(error) => {
-                self.error.get_or_insert(error);
+        let Some(&owner) = self.owners.get(&(at, conn)) else { return };
+        self.note(|| format!("client {owner} gets {}", summary(bytes)));
+        let reactions = self.clients[owner].read(bytes, &mut self.scratch, &around, &mut self.truth);
+        for reaction in self.judge(reactions).unwrap_or_default() {
+            match reaction {
+                Reaction::Say(bytes) => self.workers[at].inbox.push_back((conn, bytes)),
+                Reaction::PollAgain => {
+                    self.count_local_poll(at, conn, owner);
+                    self.ask(owner);
+                }
+                Reaction::Count(name) => {
+                    // Only history may come to its end under who catches up, or between two polls.
+                    if self.settings.calm && name.starts_with("gap") && name != "gap expired" {
+                        self.judge::<()>(condemn(Breach::FalseGap, format!("client {owner}: {name}, and nothing has gone wrong")));
+                    }
+                    self.totals.one(&name);
+                }
             }
         }
     }
 
-    fn close(&mut self, shard: usize, conn: ConnId, how: CloseHow) {
-        if let Some(publisher) = self.publishers.remove(&(shard, conn.slot))
-            && let Err(error) = published(&publisher, how, &mut self.model)
-        {
-            self.error.get_or_insert(error);
+    /// No other worker can have been asked about a poll that is answered in the turn in which it came.
+    fn count_local_poll(&mut self, at: usize, conn: ConnId, client: usize) {
+        let worker = &self.workers[at];
+        let at_once = worker.handed_in.get(&conn) == Some(&worker.turns);
+        let mut homes = self.clients[client].wish.channels.iter().map(|&channel| home_of(&name_of(channel), self.settings.shards));
+        if at_once && homes.all(|home| home.index() != at) {
+            self.totals.one("poll answered without its home");
         }
-        if let Some(owner) = self.owners.remove(&(shard, conn.slot)) {
-            self.clients[owner].disconnected();
+    }
+
+    fn close(&mut self, at: usize, conn: ConnId, how: CloseHow) {
+        let draining = self.workers[at].draining;
+        if let Some(publisher) = self.publishers.remove(&(at, conn)) {
+            let judged = demand(publisher.requests.is_empty() || draining, Breach::Unanswered, || {
+                format!("publisher {at}/{conn} was closed ({how:?}) with requests open: {publisher:?}")
+            });
+            self.judge(judged);
         }
-        self.free[shard].push(conn.slot);
+        if let Some(&owner) = self.owners.get(&(at, conn)) {
+            self.note(|| format!("client {owner} is closed: {how:?}"));
+            let client = &self.clients[owner];
+            let excused = client.slow || client.half_closed;
+            let fits = excused || (client.told_end.is_some() && how == CloseHow::Linger);
+            let judged = demand(fits, Breach::Closed, || format!("{:?} was closed without a word: {how:?}", client.wish));
+            self.judge(judged);
+            self.totals.one(match how {
+                CloseHow::Linger => "closed",
+                CloseHow::Abort => "aborted",
+            });
+        }
+        self.forget(at, conn, false);
+        self.workers[at].free.push(conn.slot);
+    }
+
+    // ---- rest ----
+
+    /// Whether a worker has something to do now, by what the shell would know.
+    pub fn is_due(&self, at: usize) -> bool {
+        let worker = &self.workers[at];
+        let unread = worker.inbox.iter().any(|(conn, _)| !worker.paused.contains(conn));
+        let pending = unread || worker.unflushed || !worker.refusals.is_empty() || !worker.writable.is_empty();
+        let mail = self.mail.iter().any(|from| !from[at].is_empty());
+        let ids = (0..self.workers.len()).filter(|&to| to != at);
+        let post = ids
+            .into_iter()
+            .any(|to| worker.shard.has_message(ShardId(u16::try_from(to).unwrap_or(0))) && self.mail[at][to].len() < MAILBOX);
+        let timeout = worker.shard.poll_timeout().is_some_and(|at| at <= self.now.monotonic);
+        pending || mail || post || (timeout && !worker.shard.is_drained(self.now))
+    }
+
+    /// The same, for a report.
+    pub fn why_due(&self, at: usize) -> String {
+        let worker = &self.workers[at];
+        let mail: Vec<usize> = self.mail.iter().map(|from| from[at].len()).collect();
+        format!(
+            "{} inbox, {} refusals, {} writable, mail {mail:?}, deadline {:?} at {:?}",
+            worker.inbox.len(),
+            worker.refusals.len(),
+            worker.writable.len(),
+            worker.shard.poll_timeout(),
+            self.now.monotonic
+        )
+    }
+
+    /// When the first worker has something to do by itself.
+    pub fn next_deadline(&self) -> Nanos {
+        let working = self.workers.iter().filter(|worker| !worker.shard.is_drained(self.now));
+        working.filter_map(|worker| worker.shard.poll_timeout()).min().unwrap_or(self.now.monotonic)
     }
 }
 
-/// Judges the answer to a publish.
-fn published(publisher: &Publisher, how: CloseHow, model: &mut Model) -> Result<(), String> {
-    let text = String::from_utf8_lossy(&publisher.wire);
-    let body = text.split("\r\n\r\n").nth(1).unwrap_or_default();
-    match serde_json::from_str::<serde_json::Value>(body) {
-        Ok(value) if text.starts_with("HTTP/1.1 200") => {
-            let position = value["position"].as_str().ok_or("a reply without position")?;
-            model.witness(&publisher.channel, position, publisher.number)
-        }
-        _ if text.starts_with("HTTP/1.1 503") => Ok(()),
-        _ => Err(format!("publish answered by {text:?}, closed by {how:?}")),
-    }
+/// Bytes as a line of a report.
+fn summary(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(600)]).replace("xxxxxxxx", "");
+    format!("{} bytes {:?}", bytes.len(), text.chars().take(260).collect::<String>())
 }
