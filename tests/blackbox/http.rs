@@ -140,3 +140,34 @@ fn what_no_door_takes_is_named() {
     let wrong = server.ask("DELETE /channels/a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     assert_eq!((wrong.status, wrong.header("Allow")), (405, Some("GET, HEAD, POST, OPTIONS")));
 }
+
+#[test]
+fn a_client_that_has_finished_sending_is_answered_and_closed() {
+    let server = Server::start(&[]);
+    server.publish("a", "one");
+    for target in ["/channels/a", "/channels/a?since=start&wait=50", "/metrics"] {
+        let mut client = server.connect();
+        client.send(&format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        client.finish_sending();
+        assert_eq!(client.answer().status, 200, "{target}");
+        assert_eq!(client.closes(), "", "{target}");
+    }
+    // Nothing is there and nobody may be either: it is let go, long before its time is up.
+    let mut client = server.connect();
+    client.send("GET /channels/quiet?wait=50 HTTP/1.1\r\nHost: h\r\n\r\n");
+    client.finish_sending();
+    assert_eq!(client.closes(), "");
+}
+
+#[test]
+fn a_body_that_nobody_reads_is_not_the_next_request() {
+    let server = Server::start(&[]);
+    let smuggled = "GET /channels/a HTTP/1.1\r\nHost: h\r\n\r\n";
+    for path in ["/health/live", "/metrics", "/nowhere", "/channels/a"] {
+        let mut client = server.connect();
+        client.send(&format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{smuggled}", smuggled.len()));
+        let answer = client.answer();
+        assert!(answer.status >= 400 && answer.header("Connection") == Some("close"), "{path}: {answer:?}");
+        assert_eq!(client.closes(), "", "{path}");
+    }
+}

@@ -166,6 +166,11 @@ impl Client {
         self.stream.write_all(text.as_bytes()).expect("the server reads");
     }
 
+    /// Says that nothing more will be sent; what comes can still be read.
+    pub fn finish_sending(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).expect("connected");
+    }
+
     /// Reads until the text has come; returns everything up to its end.
     pub fn read_until(&mut self, wanted: &str) -> String {
         loop {
