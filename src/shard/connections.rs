@@ -231,7 +231,15 @@ impl Connections {
 
     /// Queues a frame whatever waits already: publications that [`Connections::admits`] or for which room has been made.
     pub fn deliver(&mut self, slot: u32, frame: Frame) {
-        self.add(slot, |queue| queue.push(frame));
+        self.ensure_queue(slot);
+        let bytes = frame.blob.len();
+        let Some(queue) = self.queue_of(slot) else { return };
+        queue.push(frame);
+        let listed = queue.blocked || std::mem::replace(&mut queue.dirty, true);
+        self.queued_bytes += bytes;
+        if !listed {
+            self.dirty.push(slot);
+        }
     }
 
     /// Queues a page of replay. The caller has looked at [`Connections::has_room_for_page`].
