@@ -73,6 +73,9 @@ pub struct Settings {
     pub reloads: bool,
     /// Whether one worker is drained in the middle.
     pub drains: bool,
+    /// Whether who takes nothing is waited for longer than the clock ever jumps, so that what is told to a stalled reader in the
+    /// end can be told.
+    pub patient: bool,
 }
 
 impl Settings {
@@ -98,6 +101,7 @@ impl Settings {
             tight_memory: seed % 16 == 7,
             reloads: seed % 5 == 3,
             drains: seed % 10 == 6,
+            patient: !seed.is_multiple_of(3),
         }
     }
 
@@ -109,6 +113,9 @@ impl Settings {
         options.hub.position_records_max = if self.forgetful { 1 } else { 1000 };
         options.hub.history_bytes_max = if self.tight_memory { 150_000 } else { 256 << 20 };
         options.hub.namespaces = namespaces();
+        if self.patient {
+            options.http.send_timeout = Duration::from_secs(600);
+        }
         if !self.calm {
             options.spill = SpillOptions { publish_bytes_max: 60_000, delivery_bytes_max: 150_000 };
         }
