@@ -54,6 +54,8 @@ pub struct Track {
     served_at: Nanos,
     /// It came with a token that nobody gave to it, and has not been given another since.
     rewound: bool,
+    /// Where the gap began behind which nothing has been read yet.
+    gap_from: Option<StreamPosition>,
     stage: Stage,
     state: bool,
     /// Gaps read, by reason, and exact resumes: what a run has provoked.
@@ -71,6 +73,7 @@ impl Track {
             presented: Presented::Fresh(First::Now),
             served_at: Nanos(0),
             rewound: false,
+            gap_from: None,
             stage: Stage::Asked,
             state: truth.rules(channel).state,
             events: Vec::new(),
@@ -149,6 +152,7 @@ impl Track {
     }
 
     fn go_on(&mut self, position: StreamPosition, excuses: &Excuses) {
+        self.gap_from = None;
         // What a slow reader reads may be all that is left of a subscription that has been given up.
         if !excuses.slow {
             self.served_at = excuses.now;
@@ -190,10 +194,12 @@ impl Track {
         self.reason(gap, after, next, reason, excuses, truth)?;
         truth.claim(Claim::Reached { channel: self.channel, position: before, at: excuses.now });
         self.events.push(format!("gap {reason}"));
+        let from = after.filter(|_| reason == "slow");
         if reason == "slow" && !excuses.collapsed {
             self.events.push(format!("dropped by {}", name.split(':').next().unwrap_or_default()));
         }
         self.go_on(before, excuses);
+        self.gap_from = from;
         Ok(())
     }
 
@@ -268,6 +274,7 @@ impl Track {
         }
         let Some(last) = self.last else { return condemn(Breach::WrongStart, format!("{name}: {at} came before the beginning")) };
         self.last = Some(at);
+        self.gap_from = None;
         if self.state {
             let fits = last.epoch != at.epoch || last.offset < at.offset;
             return demand(fits, Breach::Repeated, || format!("{name}: {at} came after {last}"));
@@ -327,7 +334,11 @@ impl Track {
                     truth.claim(Claim::Skipped { channel: self.channel, after: last, next: told.offset + 1 });
                     self.last = Some(told);
                 }
-                demand(told == self.last || ahead, Breach::WrongToken, || {
+                // A position that was to be told when more was dropped behind it lies inside the gap, and resuming there loses nothing.
+                let inside = told.zip(self.gap_from).zip(self.last).is_some_and(|((told, from), last)| {
+                    told.epoch == last.epoch && (from.offset..=last.offset).contains(&told.offset)
+                });
+                demand(told == self.last || ahead || inside, Breach::WrongToken, || {
                     format!("{name}: the token says {told:?}, {:?} was read last", self.last)
                 })
             }
