@@ -1,5 +1,8 @@
 //! The built binary as a user meets it: verbs, exit statuses, the lines it prints, signals.
 
+#[path = "support/skip.rs"]
+mod skip;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -94,16 +97,6 @@ fn the_doctor_looks_at_everything() {
 
 // Running servers -----------------------------------------------------------------------------------------------------------
 
-/// Whether tests on a real ring are left out, and says so.
-fn without_ring(test: &str) -> bool {
-    let skip = std::env::var("RINGMAIN_TEST_SKIP").is_ok_and(|skip| skip.split(',').any(|part| part == "uring"));
-    if skip {
-        // Past the harness, which keeps what a passing test prints.
-        let _ = writeln!(std::io::stderr(), "skipped: {test}");
-    }
-    skip
-}
-
 /// A child process whose lines can be waited for; killed when it goes out of scope.
 struct Running {
     child: Child,
@@ -175,7 +168,7 @@ fn shell(line: &str) -> Command {
 
 #[test]
 fn the_lines_to_paste_work() {
-    if without_ring("the_lines_to_paste_work") {
+    if skip::without("uring") {
         return;
     }
     let mut server = start(ringmain(&["serve", "--listen", "127.0.0.1:0", "--workers", "2"]));
@@ -200,7 +193,7 @@ fn the_lines_to_paste_work() {
 
 #[test]
 fn a_reload_says_what_it_has_done() {
-    if without_ring("a_reload_says_what_it_has_done") {
+    if skip::without("uring") {
         return;
     }
     let file = file("[server]\nlisten = ['127.0.0.1:0']\nworkers = 1\n");

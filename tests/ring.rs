@@ -1,5 +1,8 @@
 //! The shell on the real ring, seen from outside: connections, workers, limits, drain. `ARCHITECTURE.md` has the table of pitfalls.
 
+#[path = "support/skip.rs"]
+mod skip;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -10,10 +13,6 @@ use ringmain::shard;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const REQUEST: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
-
-fn skipped() -> bool {
-    std::env::var("RINGMAIN_TEST_SKIP").is_ok_and(|skip| skip.split(',').any(|part| part == "uring"))
-}
 
 fn options(workers: usize) -> ServeOptions {
     let mut shard = shard::Options::default();
@@ -42,7 +41,7 @@ fn answers(client: &mut TcpStream) -> bool {
 
 #[test]
 fn requests_are_answered_by_several_workers_on_one_port() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let running = serve(&options(2));
@@ -55,7 +54,7 @@ fn requests_are_answered_by_several_workers_on_one_port() {
 
 #[test]
 fn a_finished_request_is_answered_before_its_connection_closes() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let running = serve(&options(1));
@@ -70,7 +69,7 @@ fn a_finished_request_is_answered_before_its_connection_closes() {
 
 #[test]
 fn websocket_messages_come_back_whole_and_in_order() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let running = serve(&options(2));
@@ -113,7 +112,7 @@ fn reset(client: TcpStream) {
 
 #[test]
 fn pitfall_04_enobufs_storm() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let running = serve(&cramped(1, 4096, 8));
@@ -137,7 +136,7 @@ fn pitfall_04_enobufs_storm() {
 
 #[test]
 fn pitfall_07_slots_are_reused_under_churn() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let running = serve(&cramped(2, 512, 64));
@@ -173,7 +172,7 @@ fn pitfall_07_slots_are_reused_under_churn() {
 
 #[test]
 fn pitfall_11_full_table_and_recovery() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let running = serve(&cramped(1, 64, 64));
@@ -196,7 +195,7 @@ fn pitfall_11_full_table_and_recovery() {
 
 #[test]
 fn pitfall_12_reset_with_queued_output() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let running = serve(&options(1));
@@ -219,7 +218,7 @@ fn pitfall_12_reset_with_queued_output() {
 
 #[test]
 fn pitfall_24_one_full_table_among_others_with_room() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     // Which worker a connection comes to is chance; a few tries fill one table before the others.
@@ -241,7 +240,7 @@ fn pitfall_24_one_full_table_among_others_with_room() {
 
 #[test]
 fn pitfall_25_drain_serves_who_had_connected() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     for workers in [1, 2] {
@@ -271,7 +270,7 @@ fn pitfall_25_drain_serves_who_had_connected() {
 
 #[test]
 fn a_busy_port_is_refused_with_the_remedy() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let running = serve(&options(1));
@@ -284,7 +283,7 @@ fn a_busy_port_is_refused_with_the_remedy() {
 
 #[test]
 fn quiet_connections_are_parked_and_wake() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut options = options(1);
@@ -315,7 +314,7 @@ fn quiet_connections_are_parked_and_wake() {
 
 #[test]
 fn a_client_that_sends_ahead_is_paused_and_loses_nothing() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut shard = shard::Options::default();
@@ -372,7 +371,7 @@ fn is_child(test: &str) -> bool {
 #[test]
 fn pitfall_17_fewer_descriptors_than_the_table() {
     let me = "pitfall_17_fewer_descriptors_than_the_table";
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     if !is_child(me) {
@@ -389,7 +388,7 @@ fn pitfall_17_fewer_descriptors_than_the_table() {
 #[test]
 fn pitfall_23_many_workers_as_an_ordinary_user() {
     let me = "pitfall_23_many_workers_as_an_ordinary_user";
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     if !is_child(me) {

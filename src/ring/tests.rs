@@ -8,17 +8,15 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+#[path = "../../tests/support/skip.rs"]
+mod skip;
+
 use super::*;
 use crate::base::{Blob, ConnId, Frame, Frames};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// A test that needs longer than this has hung.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Whether tests on the real ring are to be left out. They fail, not pass, where io_uring is missing and nobody said so.
-fn skipped() -> bool {
-    std::env::var("RINGMAIN_TEST_SKIP").is_ok_and(|skip| skip.split(',').any(|part| part == "uring"))
-}
 
 /// A ring with small queues, a listener, and everything seen so far.
 struct Bench {
@@ -192,7 +190,7 @@ impl Bench {
 
 #[test]
 fn bytes_go_both_ways_and_the_peer_is_known() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::new(&options());
@@ -225,7 +223,7 @@ fn bytes_go_both_ways_and_the_peer_is_known() {
 
 #[test]
 fn pitfall_01_silent_short_send() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::with_tiny_buffers(&options());
@@ -248,7 +246,7 @@ fn pitfall_01_every_silent_send_waits_for_all() {
 
 #[test]
 fn pitfall_02_two_sends_in_one_submission() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::with_tiny_buffers(&options());
@@ -259,7 +257,7 @@ fn pitfall_02_two_sends_in_one_submission() {
 #[test]
 #[should_panic(expected = "two sends of one connection")]
 fn pitfall_02_the_ring_refuses_a_second_send() {
-    if skipped() {
+    if skip::without("uring") {
         panic!("two sends of one connection (skipped)");
     }
     let mut bench = Bench::new(&options());
@@ -270,7 +268,7 @@ fn pitfall_02_the_ring_refuses_a_second_send() {
 
 #[test]
 fn pitfall_03_close_with_receive_and_poll_armed() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::new(&options());
@@ -329,7 +327,7 @@ fn receive_all(bench: &mut Bench, servers: &[ConnId], expected: usize) -> HashMa
 
 #[test]
 fn pitfall_05_data_with_the_last_completion() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     for buffers in [1, 4] {
@@ -344,7 +342,7 @@ fn pitfall_05_data_with_the_last_completion() {
 
 #[test]
 fn pitfall_06_buffers_come_home() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::new(&options());
@@ -373,7 +371,7 @@ fn pitfall_06_buffers_come_home() {
 
 #[test]
 fn pitfall_08_cancel_races() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::new(&options());
@@ -409,7 +407,7 @@ fn pitfall_08_cancel_races() {
 
 #[test]
 fn pitfall_09_completion_queue_overflow() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::new(&Options { sq_entries: 8, cq_entries: 16, buffers: 512, ..options() });
@@ -428,7 +426,7 @@ fn pitfall_09_completion_queue_overflow() {
 
 #[test]
 fn pitfall_10_submission_queue_full_in_a_slice() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::new(&Options { sq_entries: 8, ..options() });
@@ -448,7 +446,7 @@ fn pitfall_10_submission_queue_full_in_a_slice() {
 
 #[test]
 fn pitfall_10_the_kernel_takes_fewer_than_offered() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::new(&options());
@@ -468,7 +466,7 @@ fn pitfall_10_the_kernel_takes_fewer_than_offered() {
 
 #[test]
 fn pitfall_12_send_to_a_dead_peer() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::new(&options());
@@ -490,7 +488,7 @@ fn pitfall_12_send_to_a_dead_peer() {
 
 #[test]
 fn pitfall_13_poll_edges() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::new(&options());
@@ -540,7 +538,7 @@ fn pitfall_13_poll_edges() {
 
 #[test]
 fn pitfall_14_doorbells_into_a_full_or_closing_ring() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::new(&Options { cq_entries: 64, ..options() });
@@ -578,7 +576,7 @@ fn pitfall_14_doorbells_into_a_full_or_closing_ring() {
 
 #[test]
 fn pitfall_16_every_flag_refused() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut all = SetupFlags::NONE;
@@ -606,7 +604,7 @@ fn pitfall_16_the_reason_is_named() {
 
 #[test]
 fn pitfall_18_only_its_own_thread_may_enter() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let bench = Bench::new(&options());
@@ -625,7 +623,7 @@ fn pitfall_18_only_its_own_thread_may_enter() {
 
 #[test]
 fn pitfall_18_a_ring_may_go_with_everything_in_flight() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     for _ in 0..20 {
@@ -648,7 +646,7 @@ fn pitfall_18_a_ring_may_go_with_everything_in_flight() {
 
 #[test]
 fn pitfall_19_completions_come_only_inside_enter() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::new(&options());
@@ -665,7 +663,7 @@ fn pitfall_19_completions_come_only_inside_enter() {
 
 #[test]
 fn pitfall_21_a_refusal_behind_thousands_of_receives() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::with_tiny_buffers(&Options { sq_entries: 256, cq_entries: 16_384, buffers: 8192, ..options() });
@@ -705,7 +703,7 @@ fn pitfall_21_a_refusal_behind_thousands_of_receives() {
 
 #[test]
 fn pitfall_22_refusals_in_an_overflowed_queue() {
-    if skipped() {
+    if skip::without("uring") {
         return;
     }
     let mut bench = Bench::with_tiny_buffers(&Options { sq_entries: 8, cq_entries: 16, ..options() });

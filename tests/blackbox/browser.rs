@@ -5,7 +5,8 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
-use crate::support::{SOON, Server, skipped};
+use crate::skip;
+use crate::support::{SOON, Server};
 
 /// Opens both, waits for their first signs of life, and says in the log what each of them got.
 const PAGE: &str = r#"<script>
@@ -21,7 +22,7 @@ socket.onmessage = (message) => { const item = JSON.parse(message.data); if (ite
 
 #[test]
 fn chromium_hears_a_publication_by_event_stream_and_websocket() {
-    if skipped("chromium", "chromium_hears_a_publication_by_event_stream_and_websocket") {
+    if skip::without("uring") || skip::without("chromium") {
         return;
     }
     let server = Server::start(&[]);

@@ -1,9 +1,13 @@
 //! Requests and refusals, byte by byte.
 
+use crate::skip;
 use crate::support::{KEY, Server};
 
 #[test]
 fn publishing_needs_the_key_and_says_what_is_wrong() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     let refused = server.ask("POST /channels/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi");
     assert_eq!((refused.status, refused.json()["code"].as_u64()), (401, Some(101)));
@@ -19,6 +23,9 @@ fn publishing_needs_the_key_and_says_what_is_wrong() {
 
 #[test]
 fn a_repeated_key_gets_the_first_position() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     let first = server.post("/channels/a", "Idempotency-Key: \"k\"\r\n", "one").json();
     let again = server.post("/channels/a", "Idempotency-Key: k\r\n", "two").json();
@@ -29,6 +36,9 @@ fn a_repeated_key_gets_the_first_position() {
 
 #[test]
 fn the_server_api_answers_as_its_callers_expect() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[("RINGMAIN_NAMESPACES__NONE__HISTORY_SIZE", "0")]);
     let reply = server.post("/api/publish", "", r#"{"channel":"chat:1","data":{"text":"hi"}}"#).json();
     assert_eq!(reply["result"]["offset"], 1);
@@ -47,6 +57,9 @@ fn the_server_api_answers_as_its_callers_expect() {
 
 #[test]
 fn requests_that_two_parsers_could_read_differently_are_refused_and_closed() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     for (rest, status) in [
         ("Host: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n", 400),
@@ -67,6 +80,9 @@ fn requests_that_two_parsers_could_read_differently_are_refused_and_closed() {
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     let mut client = server.connect();
     let publish = format!(
@@ -83,6 +99,9 @@ fn pipelined_requests_are_answered_in_order() {
 
 #[test]
 fn a_client_that_waits_is_told_to_continue() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     let mut client = server.connect();
     client.send(&format!(
@@ -95,6 +114,9 @@ fn a_client_that_waits_is_told_to_continue() {
 
 #[test]
 fn a_slow_head_and_a_slow_body_are_cut() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[("RINGMAIN_HTTP__HEAD_TIMEOUT", "1s"), ("RINGMAIN_HTTP__BODY_TIMEOUT", "1s")]);
     let mut head = server.connect();
     head.send("GET / HTTP/1.1\r\nHo");
@@ -107,6 +129,9 @@ fn a_slow_head_and_a_slow_body_are_cut() {
 
 #[test]
 fn a_look_tells_the_position_and_never_waits() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     let position = server.publish("a", "x");
     let look = server.ask("HEAD /channels/a?wait=50 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
@@ -115,6 +140,9 @@ fn a_look_tells_the_position_and_never_waits() {
 
 #[test]
 fn pages_are_let_in_by_the_list() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[("RINGMAIN_HTTP__ALLOWED_ORIGINS", "https://*.example.com")]);
     let ask =
         |origin: &str| server.ask(&format!("GET /channels/a HTTP/1.1\r\nHost: h\r\nConnection: close\r\nOrigin: {origin}\r\n\r\n"));
@@ -132,6 +160,9 @@ fn pages_are_let_in_by_the_list() {
 
 #[test]
 fn what_no_door_takes_is_named() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     assert_eq!(server.get("/nope").status, 404);
     assert_eq!(server.get("/channels/a?via=ws").status, 426);
@@ -143,6 +174,9 @@ fn what_no_door_takes_is_named() {
 
 #[test]
 fn a_client_that_has_finished_sending_is_answered_and_closed() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     server.publish("a", "one");
     for target in ["/channels/a", "/channels/a?since=start&wait=50", "/metrics"] {
@@ -161,6 +195,9 @@ fn a_client_that_has_finished_sending_is_answered_and_closed() {
 
 #[test]
 fn a_body_that_nobody_reads_is_not_the_next_request() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     let smuggled = "GET /channels/a HTTP/1.1\r\nHost: h\r\n\r\n";
     for path in ["/health/live", "/metrics", "/nowhere", "/channels/a"] {

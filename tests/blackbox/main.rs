@@ -5,5 +5,7 @@ mod http;
 mod operate;
 mod proxy;
 mod scale;
+#[path = "../support/skip.rs"]
+mod skip;
 mod support;
 mod transports;

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tungstenite::Message;
 
+use crate::skip;
 use crate::support::{Server, wait_for};
 
 fn ringmain(arguments: &[&str]) -> (i32, String, String) {
@@ -26,6 +27,9 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 
 #[test]
 fn a_bad_configuration_is_refused_with_its_place() {
+    if skip::without("uring") {
+        return;
+    }
     let bad = file("[server]\nlisen = []\n");
     let (status, _, error) = ringmain(&["check", "--config", bad.path().to_str().unwrap()]);
     assert_eq!(status, 2, "{error}");
@@ -34,6 +38,9 @@ fn a_bad_configuration_is_refused_with_its_place() {
 
 #[test]
 fn the_printed_default_is_a_good_configuration() {
+    if skip::without("uring") {
+        return;
+    }
     let (status, text, _) = ringmain(&["config", "default"]);
     assert_eq!(status, 0);
     let good = file(&text);
@@ -42,6 +49,9 @@ fn the_printed_default_is_a_good_configuration() {
 
 #[test]
 fn a_second_server_on_the_same_port_is_refused() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     let (status, _, error) = ringmain(&["serve", "--listen", &server.address.to_string()]);
     assert_ne!(status, 0);
@@ -50,6 +60,9 @@ fn a_second_server_on_the_same_port_is_refused() {
 
 #[test]
 fn a_drain_says_goodbye_on_every_transport_and_ends() {
+    if skip::without("uring") {
+        return;
+    }
     let mut server = Server::start(&[("RINGMAIN_SERVER__DRAIN_TIMEOUT", "2s")]);
     let mut socket = server.websocket("/channels/news");
     socket.read().unwrap();
@@ -68,6 +81,9 @@ fn a_drain_says_goodbye_on_every_transport_and_ends() {
 
 #[test]
 fn after_a_crash_a_subscriber_is_told_that_history_is_gone() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     let position = server.publish("news", "1");
     let address = server.address.to_string();
@@ -80,6 +96,9 @@ fn after_a_crash_a_subscriber_is_told_that_history_is_gone() {
 
 #[test]
 fn a_reload_applies_what_it_can() {
+    if skip::without("uring") {
+        return;
+    }
     let config = file("[namespaces.default]\nallow_subscribe = []\n");
     let path = config.path().to_str().unwrap().to_owned();
     let server = Server::start_with(&["--listen", "127.0.0.1:0", "--workers", "2", "--config", &path], &[]);
@@ -91,6 +110,9 @@ fn a_reload_applies_what_it_can() {
 
 #[test]
 fn health_and_metrics_answer() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     assert_eq!((server.get("/health/live").status, server.get("/health/ready").status), (200, 200));
     server.publish("news", "1");
@@ -104,6 +126,9 @@ fn health_and_metrics_answer() {
 
 #[test]
 fn of_servers_started_at_once_on_one_port_one_serves() {
+    if skip::without("uring") {
+        return;
+    }
     for round in 0..2 {
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
         let start = || {
@@ -147,6 +172,9 @@ fn terminal() -> (OwnedFd, OwnedFd) {
 
 #[test]
 fn ctrl_c_on_a_terminal_is_quick_and_still_says_goodbye_to_everybody() {
+    if skip::without("uring") {
+        return;
+    }
     let (_ours, theirs) = terminal();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringmain"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--workers", "2"]).stdin(theirs);
@@ -170,6 +198,9 @@ fn ctrl_c_on_a_terminal_is_quick_and_still_says_goodbye_to_everybody() {
 
 #[test]
 fn a_second_signal_ends_a_drain_that_waits_for_somebody() {
+    if skip::without("uring") {
+        return;
+    }
     let mut server = Server::start(&[("RINGMAIN_SERVER__DRAIN_TIMEOUT", "1h"), ("RINGMAIN_HTTP__BODY_TIMEOUT", "1h")]);
     let mut slow = server.connect();
     slow.send("POST /channels/a HTTP/1.1\r\nHost: h\r\nX-API-Key: test-key\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
@@ -193,6 +224,9 @@ fn promised() -> Vec<(String, String)> {
 
 #[test]
 fn every_family_of_the_documentation_is_there_and_nothing_else() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     server.publish("news", "1");
     let text = server.get("/metrics").body;
@@ -213,6 +247,9 @@ fn every_family_of_the_documentation_is_there_and_nothing_else() {
 
 #[test]
 fn what_the_loops_and_the_process_count_moves() {
+    if skip::without("uring") {
+        return;
+    }
     let config = file("[namespaces.default]\nallow_subscribe = [\"anyone\"]\n");
     let path = config.path().to_str().unwrap().to_owned();
     let server = Server::start_with(

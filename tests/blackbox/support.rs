@@ -6,6 +6,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::skip;
+
 pub const KEY: &str = "test-key";
 /// How long anything that should happen may take.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -32,6 +34,7 @@ impl Server {
 
     /// Starts a prepared command and waits until it says where it listens.
     pub fn spawn(mut command: Command) -> Self {
+        assert!(!skip::is_left_out("uring"), "a test that starts a server begins with `if skip::without(\"uring\") {{ return; }}`");
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let (tell, told) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().expect("its output"));
@@ -226,14 +229,4 @@ pub fn wait_for<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < end, "{what} did not come in time");
         std::thread::park_timeout(LOOK_AGAIN);
     }
-}
-
-/// Whether `RINGMAIN_TEST_SKIP` says that tests may do without a tool; says so in a line that the summary counts.
-pub fn skipped(tool: &str, test: &str) -> bool {
-    let skip = std::env::var("RINGMAIN_TEST_SKIP").is_ok_and(|list| list.split(',').any(|item| item == tool));
-    if skip {
-        // Not `eprintln!`, which the test harness keeps to itself.
-        let _ = writeln!(std::io::stderr(), "skipped: {test} (needs {tool})");
-    }
-    skip
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use tungstenite::Message;
 
+use crate::skip;
 use crate::support::{Client, Server};
 
 fn open(server: &Server, target: &str, version: &str, headers: &str) -> Client {
@@ -31,6 +32,9 @@ fn close_code(socket: &mut tungstenite::WebSocket<std::net::TcpStream>) -> u16 {
 
 #[test]
 fn one_publication_arrives_by_every_transport() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     let mut events = open(&server, "/channels/news?via=sse", "1.1", "");
     let mut old_events = open(&server, "/channels/news?via=sse", "1.0", "");
@@ -61,6 +65,9 @@ fn one_publication_arrives_by_every_transport() {
 
 #[test]
 fn the_same_token_resumes_on_every_transport() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     let first = server.publish("news", "one");
     let second = server.publish("news", "two");
@@ -79,6 +86,9 @@ fn the_same_token_resumes_on_every_transport() {
 
 #[test]
 fn what_cannot_be_served_is_a_gap() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[("RINGMAIN_NAMESPACES__DEFAULT__HISTORY_SIZE", "2")]);
     let first = server.publish("news", "1");
     for body in ["2", "3", "4"] {
@@ -95,6 +105,9 @@ fn what_cannot_be_served_is_a_gap() {
 
 #[test]
 fn several_channels_share_one_token() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     server.publish("a", "1");
     let mut events = open(&server, "/channels?channel=a&channel=b&via=sse", "1.1", "");
@@ -113,6 +126,9 @@ fn several_channels_share_one_token() {
 
 #[test]
 fn a_websocket_publishes_and_is_answered() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     let mut socket = server.websocket("/channels/news");
     text(&mut socket);
@@ -128,6 +144,9 @@ fn a_websocket_publishes_and_is_answered() {
 
 #[test]
 fn a_websocket_is_closed_with_the_right_code() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[("RINGMAIN_WEBSOCKET__PING_INTERVAL", "2s"), ("RINGMAIN_WEBSOCKET__PONG_TIMEOUT", "1s")]);
     let mut big = server.websocket("/channels/news");
     text(&mut big);
@@ -145,6 +164,9 @@ fn a_websocket_is_closed_with_the_right_code() {
 
 #[test]
 fn compressed_and_plain_receivers_get_the_same_message() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[("RINGMAIN_WEBSOCKET__DEFLATE", "true")]);
     let upgrade =
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -166,6 +188,9 @@ fn compressed_and_plain_receivers_get_the_same_message() {
 
 #[test]
 fn a_state_channel_tells_its_latest_value() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[("RINGMAIN_NAMESPACES__TICKER__KIND", "state")]);
     server.publish("ticker:x", "1");
     server.publish("ticker:x", "2");
@@ -178,6 +203,9 @@ fn a_state_channel_tells_its_latest_value() {
 
 #[test]
 fn a_poll_waits_as_long_as_it_was_asked_to() {
+    if skip::without("uring") {
+        return;
+    }
     let server = Server::start(&[]);
     let begin = Instant::now();
     let answer = server.get("/channels/quiet?wait=1");
