@@ -2,6 +2,7 @@
 
 use super::Config;
 use super::keys::{self, Key};
+use crate::proxy;
 
 /// Dotted keys whose values differ between two configurations.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -22,10 +23,7 @@ impl Config {
             changes.compare(table.name, table.keys, &mut old, &mut new);
         }
         changes.compare_namespaces(&mut old, &mut new);
-        // Upstreams and routes refer to each other by place, so they are one thing.
-        if format!("{:?}", old.shard.proxy) != format!("{:?}", new.shard.proxy) {
-            changes.applied.push("upstreams and routes".to_owned());
-        }
+        changes.compare_proxy(&old.shard.proxy, &new.shard.proxy);
         changes
     }
 }
@@ -37,6 +35,28 @@ impl Changes {
                 let list = if key.live { &mut self.applied } else { &mut self.restart };
                 list.push(format!("{table}.{}", key.name));
             }
+        }
+    }
+
+    fn compare_proxy(&mut self, old: &proxy::Options, new: &proxy::Options) {
+        let mut names: Vec<&str> = old.upstreams.iter().chain(&new.upstreams).map(|upstream| upstream.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let of = |options: &proxy::Options| {
+                options.upstreams.iter().find(|upstream| upstream.name == name).map(|upstream| format!("{upstream:?}"))
+            };
+            if of(old) != of(new) {
+                self.applied.push(format!("{}.{name}", keys::UPSTREAMS));
+            }
+        }
+        // Places in the list of upstreams mean nothing by themselves.
+        let routes = |options: &proxy::Options| {
+            let name = |route: &proxy::Route| options.upstreams.get(route.upstream).map(|upstream| upstream.name.clone());
+            options.routes.iter().map(|route| (route.host.clone(), route.path.clone(), name(route))).collect::<Vec<_>>()
+        };
+        if routes(old) != routes(new) {
+            self.applied.push(keys::ROUTES.to_owned());
         }
     }
 

@@ -86,7 +86,7 @@ static SERVER: [Key<Config>; 6] = [
     },
     Key {
         name: "internal_listen",
-        doc: "Set: the server API, metrics and health move to this address, away from the public one.",
+        doc: "Set: the server API, metrics and health move to this address, away from the public one. It stays open in a drain.",
         field: |config| Field::Address(&mut config.internal_listen),
         live: false,
     },
@@ -125,7 +125,7 @@ static API: [Key<Config>; 2] = [
     },
 ];
 
-static HTTP: [Key<Config>; 8] = [
+static HTTP: [Key<Config>; 9] = [
     Key {
         name: "allowed_origins",
         doc: "Pages of other origins that may use the browser doors, as in \"https://*.example.com\". \"*\": all of them.",
@@ -152,8 +152,14 @@ static HTTP: [Key<Config>; 8] = [
     },
     Key {
         name: "body_timeout",
-        doc: "Without a byte of a body arriving.",
+        doc: "Without a byte of a request's body arriving; the client is answered 408.",
         field: |config| Field::Duration(&mut config.shard.http.body_timeout, MILLISECOND..=HOUR),
+        live: true,
+    },
+    Key {
+        name: "body_rate_min",
+        doc: "Bytes per second at which a request's body has to come, after a first body_timeout. 0: any rate.",
+        field: |config| Field::Bytes(&mut config.shard.http.body_rate_min, 0..=GIB),
         live: true,
     },
     Key {

@@ -202,6 +202,7 @@ fn every_option_has_a_key() {
         head_timeout: _,
         body_timeout: _,
         queue_bytes_max: _,
+        body_rate_min: _,
         keep_alive_timeout: _,
         send_timeout: _,
         allowed_origins: _,
@@ -637,7 +638,15 @@ fn a_reload_tells_what_it_applies_and_what_it_cannot() {
     assert_eq!(changes.applied, ["server.drain_timeout", "namespaces.b.history_size", "namespaces.c", "namespaces.a"]);
     assert_eq!(old.changes(&old), Changes::default());
     let routed = good("[upstreams.app]\nservers = ['127.0.0.1:1']").changes(&good("[upstreams.app]\nservers = ['127.0.0.1:2']"));
-    assert_eq!(routed.applied, ["upstreams and routes"]);
+    assert_eq!(routed.applied, ["upstreams.app"]);
+    let route = "[[routes]]\npath = '/'\nto = 'a'\n";
+    let two = |first: &str, second: &str| {
+        let upstream = |name: &str| format!("[upstreams.{name}]\nservers = ['127.0.0.1:1']\n");
+        good(&format!("{}{}{route}", upstream(first), upstream(second)))
+    };
+    assert_eq!(two("a", "b").changes(&two("b", "a")), Changes::default(), "order means nothing");
+    assert_eq!(two("a", "b").changes(&two("a", "c")).applied, ["upstreams.b", "upstreams.c"]);
+    assert_eq!(two("a", "b").changes(&good("")).applied, ["upstreams.a", "upstreams.b", "routes"]);
 }
 
 #[test]

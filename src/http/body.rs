@@ -1,7 +1,11 @@
 //! Message bodies (RFC 9112 sections 6 and 7): by length, in chunks, or until the connection closes.
 
+use std::time::Duration;
+
+use super::Options;
 use super::error::HttpError;
 use super::head::Framing;
+use crate::base::Nanos;
 
 /// Bytes of a chunk's size line, extensions included.
 const SIZE_LINE_BYTES_MAX: usize = 256;
@@ -154,6 +158,36 @@ impl BodyReader {
     }
 }
 
+/// How fast a body comes: something has to come all the time, and at a rate, or a connection could be held for next to nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    since: Nanos,
+    bytes: u64,
+}
+
+impl Pace {
+    /// The body is waited for from now on.
+    #[must_use]
+    pub const fn from(now: Nanos) -> Self {
+        Self { since: now, bytes: 0 }
+    }
+
+    /// So many bytes have come.
+    pub const fn add(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+    }
+
+    /// When it is too slow, if nothing more comes.
+    #[must_use]
+    pub fn deadline(&self, options: &Options, now: Nanos) -> Nanos {
+        let stalled = now + options.body_timeout;
+        match self.bytes.saturating_mul(1000).checked_div(options.body_rate_min as u64) {
+            Some(earned_ms) => stalled.min(self.since + options.body_timeout + Duration::from_millis(earned_ms)),
+            None => stalled,
+        }
+    }
+}
+
 /// Appends content as one chunk; nothing for nothing, since an empty chunk would end the body.
 pub fn write_chunk(out: &mut Vec<u8>, content: &[u8]) {
     if content.is_empty() {
@@ -171,6 +205,19 @@ pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_body_must_come_on_and_at_a_rate() {
+        let at = |s: u64| Nanos(s * 1_000_000_000);
+        let options = Options { body_timeout: Duration::from_secs(30), body_rate_min: 1000, ..Options::default() };
+        let mut pace = Pace::from(at(100));
+        assert_eq!(pace.deadline(&options, at(100)), at(130));
+        pace.add(10);
+        assert!(pace.deadline(&options, at(129)) < at(131), "a byte now and then buys no time");
+        pace.add(100_000);
+        assert_eq!(pace.deadline(&options, at(129)), at(159), "nor do many: a stall is a stall");
+        assert_eq!(pace.deadline(&Options { body_rate_min: 0, ..options }, at(500)), at(530));
+    }
 
     fn read(framing: Framing, wire: &[u8], step: usize) -> Result<(Vec<u8>, usize, bool), HttpError> {
         let mut reader = BodyReader::new(framing);

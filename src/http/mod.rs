@@ -23,8 +23,10 @@ pub struct Options {
     pub headers_max: usize,
     /// From the first byte of a head to its last.
     pub head_timeout: Duration,
-    /// Without a single body byte arriving.
+    /// Without a single body byte arriving, and what a body is given before its rate counts.
     pub body_timeout: Duration,
+    /// Bytes per second that a body has to come at in the long run; 0 asks for none.
+    pub body_rate_min: usize,
     /// Answers that wait for a client to take them, above which it is asked for no more requests.
     pub queue_bytes_max: usize,
     /// Idle between requests.
@@ -42,6 +44,7 @@ impl Default for Options {
             headers_max: 100,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            body_rate_min: 1 << 10,
             queue_bytes_max: 64 << 10,
             keep_alive_timeout: Duration::from_secs(75),
             send_timeout: Duration::from_secs(60),

@@ -61,6 +61,11 @@ impl Listener {
     pub fn new(socket: OwnedFd, id: ListenerId, like: IpAddr) -> Self {
         Self { socket, id, like, state: Accepting::Idle, backoff: BACKOFF_MIN }
     }
+
+    /// Health and metrics are asked for until the end: only so can a balancer see that this server is not ready any more.
+    fn stays_in_drain(&self) -> bool {
+        self.id == ListenerId::Internal
+    }
 }
 
 impl Sockets {
@@ -141,7 +146,8 @@ impl Sockets {
             return;
         }
         let was = std::mem::replace(&mut listener.state, Accepting::Idle);
-        if was == Accepting::Stopping && self.draining {
+        let stays = listener.stays_in_drain();
+        if was == Accepting::Stopping && self.draining && !stays {
             self.close_listener(index);
         } else if result >= 0 || concerns_one_connection(-result) {
             self.arm_accept(index);
@@ -289,17 +295,23 @@ impl Sockets {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        self.stop_accepting(|state| matches!(state, Accepting::Armed { .. }));
         for index in 0..self.listeners.len() {
-            if !matches!(self.listeners[index].state, Accepting::Stopping | Accepting::Closed) {
-                self.close_listener(index);
+            let listener = &mut self.listeners[index];
+            match listener.state {
+                _ if listener.stays_in_drain() => {}
+                Accepting::Armed { .. } => {
+                    listener.state = Accepting::Stopping;
+                    self.ring.cancel_token(accept_token(index));
+                }
+                Accepting::Stopping | Accepting::Closed => {}
+                Accepting::Idle | Accepting::BackingOff | Accepting::Full => self.close_listener(index),
             }
         }
     }
 
-    /// Whether a drain has closed every listener.
+    /// Whether a drain has closed every listener that it closes.
     pub fn has_stopped_listening(&self) -> bool {
-        self.listeners.iter().all(|listener| listener.state == Accepting::Closed)
+        self.listeners.iter().all(|listener| listener.state == Accepting::Closed || listener.stays_in_drain())
     }
 
     /// Accepts what is left in the listener's queue, then closes it.

@@ -216,6 +216,9 @@ impl Worker {
             Parcel::Message(message) => shard.handle(Input::Message { from, message }, now),
             Parcel::Reload(options) => {
                 sockets.facts.process.reloads_applied += 1;
+                // The most patient upstream decides; each shard has its own deadlines below that.
+                let connect_timeout = options.proxy.upstreams.iter().map(|upstream| upstream.connect_timeout).max();
+                sockets.times.connect_timeout = connect_timeout.unwrap_or(sockets.times.connect_timeout);
                 shard.reload(options);
             }
             Parcel::NotReloaded => sockets.facts.process.reloads_failed += 1,

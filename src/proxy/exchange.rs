@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 
 use super::ProxyError;
 use super::rewrite::{BodyWay, Downstream, ReplyTo, awaits_continue, is_websocket, write_request_head, write_response_head};
+use super::tunnel::Tunnel;
 use crate::http::body::{BodyReader, LAST_CHUNK, write_chunk};
 use crate::http::head::{Framing, Head, Version};
 use crate::http::problem::Problem;
@@ -51,7 +52,7 @@ struct RequestBody {
 enum Response {
     Head { reader: ResponseReader, interim: u8 },
     Body { reader: BodyReader, way: BodyWay, upstream_keep_alive: bool },
-    Tunnel,
+    Tunnel(Box<Tunnel>),
     Ended,
 }
 
@@ -162,7 +163,22 @@ impl Exchange {
     /// Whether the connection has been switched to another protocol.
     #[must_use]
     pub const fn is_tunnel(&self) -> bool {
-        matches!(self.response, Response::Tunnel)
+        matches!(self.response, Response::Tunnel(_))
+    }
+
+    /// Where the frames of a tunnel begin and end.
+    #[must_use]
+    pub const fn tunnel(&self) -> Option<&Tunnel> {
+        match &self.response {
+            Response::Tunnel(tunnel) => Some(tunnel),
+            Response::Head { .. } | Response::Body { .. } | Response::Ended => None,
+        }
+    }
+
+    /// Whether the client holds its body back until the upstream says that it wants it.
+    #[must_use]
+    pub const fn awaits_continue(&self) -> bool {
+        self.expects_continue
     }
 
     /// What the answer to the client has to respect, for a [`Failure::Answer`]: closes if the request is not complete.
@@ -176,12 +192,15 @@ impl Exchange {
     /// # Errors
     /// The body's chunks are broken: answer with it if the response has not begun, and close both connections.
     pub fn request_bytes(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<RequestStep, HttpError> {
-        if self.is_tunnel() {
+        if let Response::Tunnel(tunnel) = &mut self.response {
+            tunnel.up.pass(bytes);
             out.extend_from_slice(bytes);
             return Ok(RequestStep { consumed: bytes.len(), done: true });
         }
         let before = out.len();
         let consumed = self.request.pass(bytes, out)?;
+        // A client need not wait for ever; now it has begun by itself.
+        self.expects_continue &= consumed == 0;
         if out.len() > before {
             self.retry = Retry::Spent;
         }
@@ -209,7 +228,8 @@ impl Exchange {
                     }
                 }
                 Response::Body { reader, way, .. } => pass_body(reader, *way, rest, out)?,
-                Response::Tunnel => {
+                Response::Tunnel(tunnel) => {
+                    tunnel.down.pass(rest);
                     out.extend_from_slice(rest);
                     rest.len()
                 }
@@ -236,7 +256,7 @@ impl Exchange {
                 }
                 Ended { upstream_reusable: false, downstream_keep_alive: self.keeps_downstream(*way) }
             }
-            Response::Tunnel | Response::Ended => Ended::CLOSED,
+            Response::Tunnel(_) | Response::Ended => Ended::CLOSED,
         };
         self.response = Response::Ended;
         Ok(ended)
@@ -295,7 +315,7 @@ impl Exchange {
         write_response_head(head, self.to, out);
         self.status = head.status();
         self.request_head = Vec::new();
-        self.response = Response::Tunnel;
+        self.response = Response::Tunnel(Box::default());
         Ok(())
     }
 
@@ -324,7 +344,7 @@ impl Exchange {
         match self.response {
             Response::Head { .. } => ResponseState::Waiting,
             Response::Body { .. } => ResponseState::Streaming,
-            Response::Tunnel => ResponseState::Tunnel,
+            Response::Tunnel(_) => ResponseState::Tunnel,
             Response::Ended => ResponseState::Ended(Ended::CLOSED),
         }
     }

@@ -15,6 +15,7 @@ mod exchange;
 mod pool;
 mod rewrite;
 mod route;
+mod tunnel;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use exchange::{Ended, Exchange, Failure, RequestStep, ResponseState, Respons
 pub use pool::{Acquire, Counts, Pool, PutBack, Turn};
 pub use rewrite::{Downstream, ReplyTo};
 pub use route::Router;
+pub use tunnel::{FrameWalk, Tunnel};
 
 /// `[upstreams.NAME]` and `[[routes]]`.
 #[derive(Clone, Debug, Default)]

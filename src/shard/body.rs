@@ -6,7 +6,7 @@ use super::reply::Facts;
 use super::stage::Stage;
 use crate::base::{ConnId, Now};
 use crate::http::HttpError;
-use crate::http::body::BodyReader;
+use crate::http::body::{BodyReader, Pace};
 use crate::http::head::{Framing, Head};
 use crate::http::problem::Problem;
 use crate::protocol::plain::api::{self, ErrorMode};
@@ -24,6 +24,7 @@ pub struct Collect {
     reader: BodyReader,
     body: Vec<u8>,
     bytes_max: usize,
+    pace: Pace,
 }
 
 /// What the body is to be read as.
@@ -72,9 +73,9 @@ impl Shard {
                 }
                 let (reader, body) = (BodyReader::new(head.framing()), Vec::with_capacity(length.min(64 << 10)));
                 let complete = facts.clone().with_body_read(head);
-                let collect = Collect { facts, complete, door, reading, reader, body, bytes_max };
+                let pace = Pace::from(now.monotonic);
+                let collect = Collect { facts, complete, door, reading, reader, body, bytes_max, pace };
                 self.set_stage(conn, Stage::Body(Box::new(collect)));
-                self.timers.set(conn.slot, now.monotonic + self.options.http.body_timeout);
                 self.body_bytes(conn, &[], now);
             }
         }
@@ -118,7 +119,9 @@ impl Shard {
                 }
             }
         }
-        self.timers.set(conn.slot, now.monotonic + self.options.http.body_timeout);
+        collect.pace.add(bytes.len());
+        let deadline = collect.pace.deadline(&self.options.http, now.monotonic);
+        self.timers.set(conn.slot, deadline);
         bytes.len()
     }
 

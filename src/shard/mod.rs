@@ -39,6 +39,8 @@ mod state_tests;
 mod stream;
 mod subscribe;
 mod upstream;
+#[cfg(test)]
+mod upstream_tests;
 mod upstreams;
 mod websocket;
 #[cfg(test)]

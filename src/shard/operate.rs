@@ -87,16 +87,9 @@ impl Shard {
             Some(Stage::Head(None)) => self.end(conn, now),
             // An idle upstream connection is nobody's; a busy one goes with its exchange.
             Some(Stage::Upstream(_)) => self.upstream_expired(conn, now),
+            Some(Stage::Exchange(_)) => self.tell_exchange_to_go(conn, now),
             // Requests under way are answered; their connections close with the answer.
-            Some(
-                Stage::Head(Some(_))
-                | Stage::Body(_)
-                | Stage::Waiting(_)
-                | Stage::Scrape(_)
-                | Stage::Exchange(_)
-                | Stage::Closing
-                | Stage::Vacant,
-            )
+            Some(Stage::Head(Some(_)) | Stage::Body(_) | Stage::Waiting(_) | Stage::Scrape(_) | Stage::Closing | Stage::Vacant)
             | None => {}
         }
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CloseHow, GoneCause, Input, ListenerId, Options, Output, Shard};
+use super::{CloseHow, ConnectCause, GoneCause, Input, ListenerId, Options, Output, Shard};
 use crate::base::{ConnId, Frames, Nanos, Now, ShardId, WallMs};
 
 /// Bytes of one receive, as the ring's buffers have it.
@@ -86,7 +86,18 @@ impl Rig {
 
     /// The peer's socket is reset.
     pub fn reset(&mut self, conn: ConnId) {
-        self.shard.handle(Input::Gone { conn, cause: GoneCause::Reset }, self.now);
+        self.gone(conn, GoneCause::Reset);
+    }
+
+    pub fn gone(&mut self, conn: ConnId, cause: GoneCause) {
+        self.shard.handle(Input::Gone { conn, cause }, self.now);
+        self.settle();
+    }
+
+    /// The oldest connection that was asked for cannot be made.
+    pub fn connect_fails(&mut self, cause: ConnectCause) {
+        let (token, _) = self.connects.remove(0);
+        self.shard.handle(Input::ConnectFailed { token, cause }, self.now);
         self.settle();
     }
 
@@ -113,7 +124,11 @@ impl Rig {
 
     /// What the peer has got since it was last asked.
     pub fn got(&mut self, conn: ConnId) -> String {
-        String::from_utf8_lossy(&std::mem::take(&mut self.peers.get_mut(&conn.slot).unwrap().got)).into_owned()
+        String::from_utf8_lossy(&self.got_bytes(conn)).into_owned()
+    }
+
+    pub fn got_bytes(&mut self, conn: ConnId) -> Vec<u8> {
+        std::mem::take(&mut self.peers.get_mut(&conn.slot).unwrap().got)
     }
 
     /// What a metric says now, by its name and labels; 0 where there is no such sample.

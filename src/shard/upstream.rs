@@ -16,10 +16,14 @@ use super::io::{ConnectCause, ListenerId, Output};
 use super::reply::Facts;
 use super::stage::Stage;
 use crate::base::{ConnId, Key, Nanos, Now};
+use crate::http::HttpError;
+use crate::http::body::Pace;
 use crate::http::cors::Cors;
 use crate::http::head::Head;
 use crate::http::problem::Problem;
+use crate::protocol::codes::Disconnect;
 use crate::proxy::{Acquire, Downstream, Ended, Exchange, Failure, ProxyError, PutBack, ResponseState, ServerId, Turn};
+use crate::ws::{self, CloseCode, Opcode};
 
 /// A client's connection during an exchange.
 #[derive(Debug)]
@@ -30,6 +34,34 @@ pub struct Exchanging {
     link: Link,
     /// When its head had come.
     started: Nanos,
+    /// How fast its body comes.
+    pace: Pace,
+    /// A drain has told it to go: it ends with the frame under way.
+    leaving: bool,
+}
+
+/// Whom an exchange waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Awaited {
+    /// The client, for its body.
+    Request,
+    /// The upstream, for its response.
+    Response,
+    /// Either, for more of what has begun.
+    More,
+}
+
+impl Exchanging {
+    /// `paused`: the client's body is not read, since the upstream does not take what came of it.
+    fn awaited(&self, paused: bool) -> Awaited {
+        if self.exchange.response_is_begun() {
+            Awaited::More
+        } else if self.exchange.request_is_complete() || self.exchange.awaits_continue() || paused {
+            Awaited::Response
+        } else {
+            Awaited::Request
+        }
+    }
 }
 
 /// What carries an exchange to its upstream.
@@ -103,7 +135,15 @@ impl Shard {
         let Some(peer) = self.connections.get(conn).map(super::connections::Cell::peer) else { return };
         let exchange = Exchange::new(head, Downstream { peer, secure: false, trusted: false }, server);
         let facts = facts.with_body_read(head);
-        let exchanging = Exchanging { exchange, facts, upstream, link: Link::Waiting, started: now.monotonic };
+        let exchanging = Exchanging {
+            exchange,
+            facts,
+            upstream,
+            link: Link::Waiting,
+            started: now.monotonic,
+            pace: Pace::from(now.monotonic),
+            leaving: false,
+        };
         self.set_stage(conn, Stage::Exchange(Box::new(exchanging)));
         let acquired = self.upstreams.pool(upstream).take(conn);
         self.acquired(conn, upstream, acquired, now);
@@ -171,11 +211,10 @@ impl Shard {
         self.set_link(conn, link);
         let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
         let head = exchanging.exchange.request_head().to_vec();
-        let upstream = exchanging.upstream;
+        exchanging.pace = Pace::from(now.monotonic);
         self.say(up, head);
-        let timeout = self.upstreams.options(upstream).response_timeout;
-        self.timers.set(conn.slot, now.monotonic + timeout);
         self.connections.resume(conn, Pause::COUNTERPART);
+        self.await_more(conn, now);
         self.ready_for_held(conn);
     }
 
@@ -189,16 +228,12 @@ impl Shard {
         let mut out = Vec::new();
         match exchanging.exchange.request_bytes(bytes, &mut out) {
             Ok(step) => {
-                let (upstream, tunnel) = (exchanging.upstream, exchanging.exchange.is_tunnel());
+                exchanging.pace.add(step.consumed);
                 if !out.is_empty() {
                     self.pass(conn, up, out);
                 }
-                if tunnel {
-                    self.touch(conn, upstream, now);
-                } else {
-                    // The response is waited for from the last byte of the request on.
-                    let timeout = self.upstreams.options(upstream).response_timeout;
-                    self.timers.set(conn.slot, now.monotonic + timeout);
+                if step.consumed > 0 {
+                    self.await_more(conn, now);
                 }
                 step.consumed
             }
@@ -236,10 +271,11 @@ impl Shard {
         }
         match step.map(|step| step.state) {
             Ok(ResponseState::Waiting) => {}
-            Ok(ResponseState::Streaming) => self.touch(conn, upstream, now),
+            Ok(ResponseState::Streaming) => self.await_more(conn, now),
             Ok(ResponseState::Tunnel) => {
-                self.touch(conn, upstream, now);
+                self.await_more(conn, now);
                 self.ready_for_held(conn);
+                self.leave_tunnel(conn, now);
             }
             Ok(ResponseState::Ended(ended)) => self.exchange_ended(conn, ended, now),
             Err(error) => self.exchange_failed(conn, error, now),
@@ -314,8 +350,15 @@ impl Shard {
         let error = match exchanging.link {
             Link::Waiting => ProxyError::WaitTimedOut,
             Link::Connecting(_) => ProxyError::ConnectTimedOut,
-            Link::Open { .. } if exchanging.exchange.response_is_begun() => ProxyError::BodyTimedOut,
-            Link::Open { .. } => ProxyError::ResponseTimedOut,
+            Link::Open { .. } => match exchanging.awaited(self.connections.is_paused_by(conn, Pause::COUNTERPART)) {
+                Awaited::More => ProxyError::BodyTimedOut,
+                Awaited::Response => ProxyError::ResponseTimedOut,
+                Awaited::Request => {
+                    // The upstream has done nothing wrong: it is the client that does not send what it announced.
+                    self.drop_upstream(conn, now);
+                    return self.bad_request(conn, HttpError::BodyTimeout, now);
+                }
+            },
         };
         self.exchange_failed(conn, error, now);
     }
@@ -332,8 +375,17 @@ impl Shard {
         };
         match counterpart {
             Some(conn) if paused => self.connections.pause(conn, Pause::COUNTERPART),
-            Some(conn) => self.connections.resume(conn, Pause::COUNTERPART),
-            None => {}
+            Some(conn) if self.connections.is_paused_by(conn, Pause::COUNTERPART) => {
+                self.connections.resume(conn, Pause::COUNTERPART);
+                if let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) {
+                    // What it could not send meanwhile is not its fault.
+                    exchanging.pace = Pace::from(self.now.monotonic);
+                }
+            }
+            Some(_) | None => return,
+        }
+        if let Some(conn) = counterpart {
+            self.await_more(conn, self.now);
         }
     }
 
@@ -371,7 +423,7 @@ impl Shard {
     /// The exchange ended as it should.
     fn exchange_ended(&mut self, conn: ConnId, ended: Ended, now: Now) {
         let Some(Stage::Exchange(exchanging)) = self.take_stage(conn) else { return };
-        let Exchanging { facts, upstream, link, started, exchange } = *exchanging;
+        let Exchanging { facts, upstream, link, started, exchange, .. } = *exchanging;
         // How long a tunnel lasts says nothing about the upstream.
         if exchange.status() != 101 {
             let name = &self.upstreams.options(upstream).name;
@@ -476,9 +528,49 @@ impl Shard {
         }
     }
 
-    fn touch(&mut self, conn: ConnId, upstream: usize, now: Now) {
-        let timeout = self.upstreams.options(upstream).idle_timeout;
-        self.timers.set(conn.slot, now.monotonic + timeout);
+    /// Something has happened on an exchange whose connection is open: when must the next thing have happened?
+    fn await_more(&mut self, conn: ConnId, now: Now) {
+        let paused = self.connections.is_paused_by(conn, Pause::COUNTERPART);
+        let Some(Stage::Exchange(exchanging)) = self.connections.get(conn).map(|cell| &cell.stage) else { return };
+        let options = self.upstreams.options(exchanging.upstream);
+        let deadline = match exchanging.awaited(paused) {
+            Awaited::Request => exchanging.pace.deadline(&self.options.http, now.monotonic),
+            Awaited::Response => now.monotonic + options.response_timeout,
+            Awaited::More => now.monotonic + options.idle_timeout,
+        };
+        self.timers.set(conn.slot, deadline);
+    }
+
+    /// A drain has come to a client of an upstream. Requests are answered and close then; a raw WebSocket has no such end.
+    pub(super) fn tell_exchange_to_go(&mut self, conn: ConnId, now: Now) {
+        if let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) {
+            exchanging.leaving = true;
+            self.leave_tunnel(conn, now);
+        }
+    }
+
+    /// Ends a tunnel that is to go, with a Close to both sides, once that does not fall into the middle of a frame.
+    fn leave_tunnel(&mut self, conn: ConnId, now: Now) {
+        let Some(Stage::Exchange(exchanging)) = self.connections.get_mut(conn).map(|cell| &mut cell.stage) else { return };
+        let Some(tunnel) = exchanging.exchange.tunnel().filter(|_| exchanging.leaving) else { return };
+        if !tunnel.down.is_at_boundary() && !tunnel.down.is_lost() {
+            return;
+        }
+        let (tell_client, tell_upstream) = (tunnel.down.is_at_boundary(), tunnel.up.is_at_boundary());
+        let upstream = exchanging.upstream;
+        let Link::Open { conn: up, server, .. } = std::mem::replace(&mut exchanging.link, Link::Waiting) else { return };
+        let (code, reason) = (CloseCode::GOING_AWAY, Disconnect::Shutdown.reason());
+        if tell_client {
+            self.say(conn, ws::encode::close(code, reason));
+        }
+        if tell_upstream {
+            let [a, b, c, d, ..] = self.random.bits().to_ne_bytes();
+            self.say(up, ws::encode::masked(Opcode::Close, &ws::encode::close_payload(code, reason), [a, b, c, d]));
+        }
+        self.retire(up);
+        self.give_up_place(upstream, server, up, now);
+        self.end(up, now);
+        self.end(conn, now);
     }
 
     fn detach(&mut self, up: ConnId) {

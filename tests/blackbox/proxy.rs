@@ -111,3 +111,111 @@ fn a_raw_websocket_passes_through() {
     socket.close(None).unwrap();
     while socket.read().is_ok() {}
 }
+
+/// A backend that a test speaks for itself.
+struct Backend {
+    listener: TcpListener,
+    stream: Option<std::net::TcpStream>,
+}
+
+impl Backend {
+    fn start() -> Self {
+        Self { listener: TcpListener::bind("127.0.0.1:0").expect("a port"), stream: None }
+    }
+
+    fn port(&self) -> u16 {
+        self.listener.local_addr().expect("an address").port()
+    }
+
+    /// The next request's head, on the connection there is or a new one.
+    fn request(&mut self) -> String {
+        let stream = self.stream.get_or_insert_with(|| self.listener.accept().expect("a connection").0);
+        stream.set_read_timeout(Some(crate::support::SOON)).expect("a timeout");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            std::io::Read::read_exact(stream, &mut byte).expect("a request");
+            head.push(byte[0]);
+        }
+        String::from_utf8_lossy(&head).into_owned()
+    }
+
+    fn answer(&mut self, body: &str) {
+        let stream = self.stream.as_mut().expect("a request");
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).expect("written");
+    }
+}
+
+fn config(routes: &[(&str, u16)]) -> String {
+    let one = |(path, port): &(&str, u16)| {
+        format!(
+            "[upstreams.app{port}]\nservers = [\"127.0.0.1:{port}\"]\nconnections_max = 1\n[[routes]]\npath = \"{path}\"\nto = \"app{port}\"\n"
+        )
+    };
+    "[namespaces.default]\nallow_subscribe = [\"anyone\"]\n".to_owned() + &routes.iter().map(one).collect::<String>()
+}
+
+fn serve(text: &str, flags: &[(&str, &str)]) -> (Server, tempfile::NamedTempFile) {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(text.as_bytes()).expect("written");
+    let server =
+        Server::start_with(&["--listen", "127.0.0.1:0", "--workers", "1", "--config", file.path().to_str().unwrap()], flags);
+    (server, file)
+}
+
+#[test]
+fn a_reload_changes_routes_and_servers_and_lets_requests_under_way_end() {
+    let (mut old, mut new) = (Backend::start(), Backend::start());
+    let (server, file) = serve(&config(&[("/", old.port())]), &[]);
+    let mut client = server.connect();
+    client.send("GET /a HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(old.request().starts_with("GET /a "));
+    std::fs::write(file.path(), config(&[("/b", new.port())])).unwrap();
+    server.signal(rustix::process::Signal::HUP);
+    wait_for("the reload", || (server.metric_sum("ringmain_reloads_total{result=\"applied\"}") == 1.0).then_some(()));
+    let mut other = server.connect();
+    other.send("GET /b HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(new.request().starts_with("GET /b "));
+    new.answer("new");
+    assert_eq!(other.answer().body, "new");
+    old.answer("old");
+    assert_eq!(client.answer().body, "old");
+    client.send("GET /a HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(client.answer().status, 404, "on the same connection");
+}
+
+#[test]
+fn a_drain_ends_with_the_last_request_and_is_not_ready_until_then() {
+    let mut backend = Backend::start();
+    let internal = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let text = format!("[server]\ndrain_timeout = \"60s\"\ninternal_listen = \"{internal}\"\n{}", config(&[("/", backend.port())]));
+    let (mut server, _file) = serve(&text, &[]);
+    let mut client = server.connect();
+    client.send("GET /a HTTP/1.1\r\nHost: h\r\n\r\n");
+    backend.request();
+    let ready = || {
+        let mut check = crate::support::Client::connect(internal);
+        check.send("GET /health/ready HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        check.answer().status
+    };
+    assert_eq!(ready(), 200);
+    let begun = std::time::Instant::now();
+    server.signal(rustix::process::Signal::TERM);
+    wait_for("not being ready", || (ready() == 503).then_some(()));
+    assert!(std::net::TcpStream::connect(server.address).is_err(), "nobody new is let in");
+    backend.answer("done");
+    assert_eq!(client.answer().body, "done");
+    assert!(server.ended().success());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "it waited for its whole time");
+}
+
+#[test]
+fn a_client_that_stalls_its_upload_is_told_that_it_did() {
+    let mut backend = Backend::start();
+    let (server, _file) = serve(&config(&[("/", backend.port())]), &[("RINGMAIN_HTTP__BODY_TIMEOUT", "300ms")]);
+    let mut client = server.connect();
+    client.send("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nabc");
+    backend.request();
+    assert_eq!(client.answer().status, 408);
+    assert!(client.closes().is_empty());
+}
