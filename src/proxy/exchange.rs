@@ -44,6 +44,8 @@ pub struct Exchange {
 #[derive(Debug)]
 struct RequestBody {
     reader: BodyReader,
+    /// Something of it has come.
+    begun: bool,
     chunked: bool,
 }
 
@@ -126,7 +128,11 @@ impl Exchange {
         let to = ReplyTo::from(head);
         Self {
             request_head,
-            request: RequestBody { reader: BodyReader::new(head.framing()), chunked: head.framing() == Framing::Chunked },
+            request: RequestBody {
+                reader: BodyReader::new(head.framing()),
+                begun: false,
+                chunked: head.framing() == Framing::Chunked,
+            },
             response: Response::Head { reader: ResponseReader::default(), interim: 0 },
             to,
             websocket: is_websocket(head),
@@ -178,7 +184,7 @@ impl Exchange {
     /// Whether the client holds its body back until the upstream says that it wants it.
     #[must_use]
     pub const fn awaits_continue(&self) -> bool {
-        self.expects_continue
+        self.expects_continue && !self.request.begun
     }
 
     /// What the answer to the client has to respect, for a [`Failure::Answer`]: closes if the request is not complete.
@@ -199,8 +205,7 @@ impl Exchange {
         }
         let before = out.len();
         let consumed = self.request.pass(bytes, out)?;
-        // A client need not wait for ever; now it has begun by itself.
-        self.expects_continue &= consumed == 0;
+        self.request.begun |= consumed > 0;
         if out.len() > before {
             self.retry = Retry::Spent;
         }
