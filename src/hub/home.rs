@@ -16,7 +16,7 @@ use super::message::{Answer, Start, Stored, Subscribe};
 use super::publication::{ChannelName, Draft, Publication};
 use super::recency::Recency;
 use super::records::{Idempotency, PositionRecords};
-use super::{ChannelKind, Map, Namespace, Options, WorkerSet};
+use super::{ChannelKind, Map, Namespace, NamespaceId, Options, WorkerSet};
 use crate::base::{Arena, Epoch, Key, Mutant, Nanos, Now, Random, ShardId, StreamPosition, mutated};
 
 /// Bytes of publications in one answer; a larger single publication still goes, alone.
@@ -93,6 +93,7 @@ pub struct TrimCounts {
 #[derive(Debug)]
 pub struct Broadcast {
     pub stored: Stored,
+    pub namespace: Option<NamespaceId>,
     /// `None` for a duplicate, and for what history tells already.
     pub publication: Option<(Arc<Publication>, WorkerSet)>,
 }
@@ -123,11 +124,12 @@ struct Entry {
     workers: WorkerSet,
     history: Option<Box<History>>,
     used: Nanos,
+    namespace: Option<NamespaceId>,
     queued: bool,
 }
 
 impl Entry {
-    fn new(name: ChannelName, position: StreamPosition, now: Nanos) -> Self {
+    fn new(name: ChannelName, position: StreamPosition, namespace: Option<NamespaceId>, now: Nanos) -> Self {
         Self {
             name,
             epoch: position.epoch,
@@ -136,6 +138,7 @@ impl Entry {
             workers: WorkerSet::default(),
             history: None,
             used: now,
+            namespace,
             queued: false,
         }
     }
@@ -221,7 +224,9 @@ impl Home {
     /// # Errors
     /// What the channel's namespace refuses; nothing is stored then.
     pub fn publish(&mut self, draft: Draft, options: &Options, now: Now) -> Result<Broadcast, PublishError> {
-        let namespace = options.namespace(draft.channel.as_str()).ok_or(PublishError::UnknownNamespace)?;
+        let known = self.names.get(&draft.channel).copied();
+        let id = known.map_or_else(|| options.namespace_id(draft.channel.as_str()), |key| self.channels[key].namespace);
+        let namespace = options.policy(id).ok_or(PublishError::UnknownNamespace)?;
         let bytes = draft.payload.bytes.len();
         if bytes > options.publication_bytes_max {
             return Err(PublishError::TooLarge { bytes, bytes_max: options.publication_bytes_max });
@@ -232,11 +237,17 @@ impl Home {
             .as_deref()
             .and_then(|key| self.idempotency.recall(&draft.channel, key, options.idempotency_window, now.monotonic));
         if let Some(stored) = earlier {
-            return Ok(Broadcast { stored: Stored { duplicate: true, ..stored }, publication: None });
+            return Ok(Broadcast { stored: Stored { duplicate: true, ..stored }, namespace: id, publication: None });
         }
-        let key = self.entry(&draft.channel, options, now.monotonic).map_err(|TooManyChannels| PublishError::TooManyChannels)?;
+        let key = match known {
+            Some(key) => key,
+            None => {
+                self.make(&draft.channel, id, options, now.monotonic).map_err(|TooManyChannels| PublishError::TooManyChannels)?
+            }
+        };
+        self.channels[key].used = now.monotonic;
         if let Some(stored) = self.told_already(key, &draft, namespace, now) {
-            return Ok(Broadcast { stored, publication: None });
+            return Ok(Broadcast { stored, namespace: id, publication: None });
         }
         let (idempotency_key, channel) = (draft.idempotency_key.clone(), draft.channel.clone());
         let (stored, publication, workers) = self.store(key, draft, namespace, now);
@@ -246,7 +257,15 @@ impl Home {
         self.trim_to(key, namespace.retained(), namespace.ttl(), now.monotonic);
         self.keep_within_budget(options.history_bytes_max);
         self.queue(key, now.monotonic);
-        Ok(Broadcast { stored, publication: Some((publication, workers)) })
+        Ok(Broadcast { stored, namespace: id, publication: Some((publication, workers)) })
+    }
+
+    /// The options have been replaced: finds the namespaces of all channels anew.
+    pub fn reload(&mut self, options: &Options) {
+        for &key in self.names.values() {
+            let entry = &mut self.channels[key];
+            entry.namespace = options.namespace_id(entry.name.as_str());
+        }
     }
 
     /// Frees what has outlived its use; a bounded amount of work per call. True if more is overdue: call again in the next turn.
@@ -299,13 +318,23 @@ impl Home {
             self.channels[key].used = now;
             return Ok(key);
         }
+        self.make(channel, options.namespace_id(channel.as_str()), options, now)
+    }
+
+    fn make(
+        &mut self,
+        channel: &ChannelName,
+        namespace: Option<NamespaceId>,
+        options: &Options,
+        now: Nanos,
+    ) -> Result<Key, TooManyChannels> {
         if self.channels.len() >= options.entries_max && !self.forget_an_unused(options, now) {
             self.refused += 1;
             return Err(TooManyChannels);
         }
         let remembered = self.records.recall(channel, options.position_ttl, now);
         let position = remembered.unwrap_or_else(|| self.fresh(channel));
-        let key = self.channels.insert(Entry::new(channel.clone(), position, now));
+        let key = self.channels.insert(Entry::new(channel.clone(), position, namespace, now));
         self.names.insert(channel.clone(), key);
         self.queue(key, now);
         Ok(key)
@@ -314,7 +343,7 @@ impl Home {
     /// What a channel without an entry would be if it had one: so long as nobody uses it, every look says the same.
     fn unmade(&self, channel: &ChannelName, options: &Options, now: Nanos) -> Entry {
         let position = self.records.peek(channel, options.position_ttl, now).unwrap_or_else(|| self.fresh(channel));
-        Entry::new(channel.clone(), position, now)
+        Entry::new(channel.clone(), position, options.namespace_id(channel.as_str()), now)
     }
 
     /// The start of a history that is not known to have been: 64 bits from a keyed hash of the name and of how many positions
@@ -369,7 +398,7 @@ impl Home {
     }
 
     fn trim(&mut self, key: Key, options: &Options, now: Nanos) {
-        let namespace = options.namespace(self.channels[key].name.as_str());
+        let namespace = options.policy(self.channels[key].namespace);
         let (size, ttl) = namespace.map_or((0, Duration::ZERO), |namespace| (namespace.retained(), namespace.ttl()));
         self.trim_to(key, size, ttl, now);
     }
@@ -451,7 +480,10 @@ impl Home {
 }
 
 fn answer(entry: &Entry, start: Start, options: &Options) -> Answer {
-    if options.is_state(entry.name.as_str()) { answer_state(entry, start) } else { answer_stream(entry, start, options) }
+    match options.policy(entry.namespace) {
+        Some(namespace) if namespace.kind == ChannelKind::State => answer_state(entry, start),
+        namespace => answer_stream(entry, start, namespace.is_some_and(|namespace| namespace.history_size > 0)),
+    }
 }
 
 /// State channels: the latest value unless the subscriber has it; never a gap.
@@ -467,7 +499,7 @@ fn answer_state(entry: &Entry, start: Start) -> Answer {
     Answer { top, from: entry.position(from), outcome: Outcome::Exact, page, head: true }
 }
 
-fn answer_stream(entry: &Entry, start: Start, options: &Options) -> Answer {
+fn answer_stream(entry: &Entry, start: Start, keeps: bool) -> Answer {
     let retained = entry.history.as_deref();
     let floor = entry.floor;
     match start {
@@ -483,10 +515,7 @@ fn answer_stream(entry: &Entry, start: Start, options: &Options) -> Answer {
             let skipped = u64::from(mutated(Mutant::ResumeOffByOne));
             serve(entry, position.offset + skipped, Outcome::Exact)
         }
-        Start::After(position) => {
-            let keeps = options.namespace(entry.name.as_str()).is_some_and(|namespace| namespace.history_size > 0);
-            lost(entry, if keeps { GapReason::Expired } else { GapReason::NoHistory }, Some(position))
-        }
+        Start::After(position) => lost(entry, if keeps { GapReason::Expired } else { GapReason::NoHistory }, Some(position)),
         Start::Elsewhere => lost(entry, GapReason::Epoch, None),
         Start::Unreadable => lost(entry, GapReason::BadPosition, None),
     }

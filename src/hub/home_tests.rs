@@ -362,3 +362,17 @@ fn too_large_a_publication_is_refused_before_it_takes_an_offset() {
     assert_eq!(refused.unwrap_err(), PublishError::TooLarge { bytes: bytes_max + 1, bytes_max });
     assert_eq!(bench.publish("c", at(0)).offset, 1);
 }
+
+#[test]
+fn a_reload_finds_the_namespaces_of_channels_anew() {
+    let mut bench = Bench::new(options(100));
+    bench.publish_many("a:1", 5);
+    let short = Namespace { name: "a".to_owned(), prefixes: vec!["a:".to_owned()], history_size: 2, ..Namespace::default() };
+    bench.options.namespaces.push(short);
+    bench.options.unknown_namespace = super::super::UnknownNamespace::Refuse;
+    bench.home.reload(&bench.options);
+    assert_eq!(offsets(&bench.ask("a:1", Start::Beginning, at(0))), [4, 5]);
+    bench.options.namespaces.pop();
+    bench.home.reload(&bench.options);
+    assert_eq!(bench.home.publish(draft("a:1", 1), &bench.options, at(0)).unwrap_err(), PublishError::UnknownNamespace);
+}

@@ -14,12 +14,12 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Map;
 use super::fan::{Fan, Item};
 use super::home::LINGER;
 use super::message::{Answer, Start};
 use super::publication::{ChannelName, Publication};
 use super::recent::Recent;
+use super::{Map, NamespaceId, Options};
 use crate::base::{Arena, ConnId, Epoch, Key, Mutant, Nanos, StreamPosition, mutated};
 
 pub use super::fan::{Cursor, Run};
@@ -86,6 +86,7 @@ struct Channel {
     /// The epoch and the last offset seen in the home's FIFO; `None` before the first answer.
     seen: Option<StreamPosition>,
     subscriptions: u32,
+    namespace: Option<NamespaceId>,
 }
 
 /// What must be told after a subscription has gone.
@@ -111,10 +112,18 @@ pub struct Local {
 
 impl Local {
     /// Notes a subscription that its home is about to be asked for. `next` chains it into its connection's list.
-    pub fn join(&mut self, channel: &ChannelName, conn: ConnId, audience: AudienceId, start: Start, next: u32) -> Key {
+    pub fn join(
+        &mut self,
+        channel: &ChannelName,
+        conn: ConnId,
+        audience: AudienceId,
+        start: Start,
+        next: u32,
+        options: &Options,
+    ) -> Key {
         let channel = match self.names.get(channel) {
             Some(&key) => key,
-            None => self.add_channel(channel),
+            None => self.add_channel(channel, options.namespace_id(channel.as_str())),
         };
         self.channels[channel].subscriptions += 1;
         self.subscriptions.insert(Subscription { conn, next, audience, start, channel, phase: Phase::Asked })
@@ -165,15 +174,16 @@ impl Local {
         Some((channel.name.clone(), StreamPosition { epoch: channel.seen?.epoch, offset: after }))
     }
 
-    /// A publication has come in the home's FIFO. `window` is the namespace's coalescing window.
-    pub fn publication(&mut self, publication: Arc<Publication>, window: Duration, now: Nanos) {
+    /// A publication has come in the home's FIFO.
+    pub fn publication(&mut self, publication: Arc<Publication>, options: &Options, now: Nanos) {
         let Some(&key) = self.names.get(&publication.channel) else { return };
         let channel = &mut self.channels[key];
         channel.seen = Some(publication.position);
         if let Some(recent) = &mut channel.recent {
-            recent.push(Arc::clone(&publication), now);
+            recent.push(Arc::clone(&publication));
         }
         if channel.groups.iter().any(|group| !group.entries.is_empty()) {
+            let window = options.policy(channel.namespace).map_or(Duration::ZERO, |namespace| namespace.coalesce);
             self.queue(key, Item::Publication(publication), window, now);
         }
     }
@@ -354,6 +364,19 @@ impl Local {
         }
     }
 
+    /// The options have been replaced: finds the namespaces of all channels anew.
+    pub fn reload(&mut self, options: &Options) {
+        for (name, &key) in &self.names {
+            self.channels[key].namespace = options.namespace_id(name.as_str());
+        }
+    }
+
+    /// A channel's namespace, for [`Options::policy`].
+    #[must_use]
+    pub fn namespace_of(&self, key: Key) -> Option<NamespaceId> {
+        self.channels[key].namespace
+    }
+
     #[must_use]
     pub fn channel_of(&self, key: Key) -> &ChannelName {
         &self.channels[key].name
@@ -376,10 +399,11 @@ impl Local {
         self.subscriptions.len()
     }
 
-    fn add_channel(&mut self, name: &ChannelName) -> Key {
-        let channel = Channel { name: name.clone(), groups: Vec::new(), fan: None, recent: None, seen: None, subscriptions: 0 };
+    fn add_channel(&mut self, name: &ChannelName, namespace: Option<NamespaceId>) -> Key {
+        let (name, groups) = (name.clone(), Vec::new());
+        let channel = Channel { name: name.clone(), groups, fan: None, recent: None, seen: None, subscriptions: 0, namespace };
         let key = self.channels.insert(channel);
-        self.names.insert(name.clone(), key);
+        self.names.insert(name, key);
         key
     }
 

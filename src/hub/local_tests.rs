@@ -1,6 +1,6 @@
 use super::*;
 use crate::base::WallMs;
-use crate::hub::{Draft, Outcome, Payload, PayloadKind};
+use crate::hub::{Draft, Namespace, Outcome, Payload, PayloadKind};
 
 const TTL: Duration = Duration::from_secs(300);
 const WINDOW: Duration = Duration::from_millis(200);
@@ -22,6 +22,10 @@ fn seconds(seconds: u64) -> Nanos {
     Nanos(seconds * 1_000_000_000)
 }
 
+fn windowed(coalesce: Duration) -> Options {
+    Options { namespaces: vec![Namespace { coalesce, ..Namespace::default() }], ..Options::default() }
+}
+
 /// One worker's channel `c`, whose home is at [`TOP`].
 #[derive(Default)]
 struct Bench {
@@ -33,7 +37,7 @@ impl Bench {
     fn join(&mut self) -> Key {
         self.slots += 1;
         let conn = ConnId { slot: self.slots, generation: 1 };
-        let key = self.local.join(&name("c"), conn, AudienceId(0), Start::Now, NO_SUBSCRIPTION);
+        let key = self.local.join(&name("c"), conn, AudienceId(0), Start::Now, NO_SUBSCRIPTION, &Options::default());
         let answer = Answer { top: TOP, from: TOP, outcome: Outcome::Exact, page: Vec::new(), head: true };
         assert!(matches!(self.local.answered(key, &answer), Some(Phase::Live { .. })));
         key
@@ -43,7 +47,8 @@ impl Bench {
         let payload = Payload { kind: PayloadKind::Text, bytes: vec![b'x'; 100].into() };
         let position = StreamPosition { offset, ..TOP };
         let publication = Draft::new(name("c"), payload).into_publication(position, false, WallMs(0));
-        self.local.publication(Arc::new(publication), window, now);
+        let publication = Publication { stored: now, ..publication };
+        self.local.publication(Arc::new(publication), &windowed(window), now);
     }
 
     /// Hands out whatever may go now; returns how many publications went.
@@ -96,7 +101,7 @@ fn a_channel_that_is_not_handed_out_fast_enough_stays_bounded_and_says_so() {
         let payload = Payload { kind: PayloadKind::Binary, bytes: vec![0; 1000].into() };
         let position = StreamPosition { offset: TOP.offset + offset, ..TOP };
         let publication = Draft::new(name("c"), payload).into_publication(position, false, WallMs(0));
-        bench.local.publication(Arc::new(publication), WINDOW, milliseconds(0));
+        bench.local.publication(Arc::new(publication), &windowed(WINDOW), milliseconds(0));
     }
     let collapsed = bench.local.collapsed() as usize;
     assert!(collapsed > 0);
@@ -156,7 +161,7 @@ fn letting_go_of_many_channels_is_cut_into_steps() {
     let mut local = Local::default();
     for channel in 0..LINGERING_STEPS_MAX + 1 {
         let conn = ConnId { slot: 1, generation: 1 };
-        let key = local.join(&name(&channel.to_string()), conn, AudienceId(0), Start::Now, NO_SUBSCRIPTION);
+        let key = local.join(&name(&channel.to_string()), conn, AudienceId(0), Start::Now, NO_SUBSCRIPTION, &Options::default());
         local.answered(key, &Answer { top: TOP, from: TOP, outcome: Outcome::Exact, page: Vec::new(), head: true });
         local.linger(key, seconds(0));
         local.leave(key);
@@ -182,7 +187,14 @@ fn what_an_answer_already_held_is_not_handed_out_again() {
     let mut bench = Bench::default();
     bench.join();
     bench.publish(11, Duration::ZERO, seconds(0));
-    let late = bench.local.join(&name("c"), ConnId { slot: 9, generation: 1 }, AudienceId(0), Start::Now, NO_SUBSCRIPTION);
+    let late = bench.local.join(
+        &name("c"),
+        ConnId { slot: 9, generation: 1 },
+        AudienceId(0),
+        Start::Now,
+        NO_SUBSCRIPTION,
+        &Options::default(),
+    );
     let top = StreamPosition { offset: 11, ..TOP };
     let answer = Answer { top, from: top, outcome: Outcome::Exact, page: Vec::new(), head: true };
     bench.local.answered(late, &answer);
@@ -195,4 +207,18 @@ fn what_an_answer_already_held_is_not_handed_out_again() {
         .map(|entry| entry.slot)
         .collect();
     assert_eq!(due, [1]);
+}
+
+#[test]
+fn a_reload_finds_the_namespaces_of_open_channels_anew() {
+    let mut bench = Bench::default();
+    bench.join();
+    bench.publish(11, Duration::ZERO, seconds(0));
+    let channel = bench.local.next_active(seconds(0)).unwrap();
+    let mut options = Options::default();
+    options.namespaces.push(Namespace { name: "c".to_owned(), prefixes: vec!["c".to_owned()], ..Namespace::default() });
+    let name_of = |local: &Local, options: &Options| options.policy(local.namespace_of(channel)).unwrap().name.clone();
+    assert_eq!(name_of(&bench.local, &options), "default");
+    bench.local.reload(&options);
+    assert_eq!(name_of(&bench.local, &options), "c");
 }

@@ -25,7 +25,7 @@ pub mod token;
 pub use home::{Gap, GapReason, Home, Outcome, PublishError, TooManyChannels};
 pub use local::{AudienceId, Local};
 pub use message::{Answer, Message, PublishRef, Start, Stored, Subscribe, Via};
-pub use options::{Access, ChannelKind, Namespace, Options, SlowConsumer, UnknownNamespace};
+pub use options::{Access, ChannelKind, Namespace, NamespaceId, Options, SlowConsumer, UnknownNamespace};
 pub use publication::{ChannelName, ChannelNameError, Draft, Extension, Payload, PayloadKind, Publication, Role, Version};
 
 use crate::base::ShardId;

@@ -50,21 +50,37 @@ impl Options {
     /// The namespace of a channel: the longest matching prefix, else `default`. `None` where unknown ones are refused.
     #[must_use]
     pub fn namespace(&self, channel: &str) -> Option<&Namespace> {
-        let mut best: Option<(&Namespace, usize)> = None;
-        for namespace in self.namespaces.iter().skip(1) {
+        self.policy(self.namespace_id(channel))
+    }
+
+    /// The namespace behind what [`Options::namespace_id`] of the same options said.
+    #[must_use]
+    pub fn policy(&self, id: Option<NamespaceId>) -> Option<&Namespace> {
+        self.namespaces.get(usize::from(id?.0))
+    }
+
+    /// Which namespace is a channel's, for whoever asks again and again.
+    #[must_use]
+    pub fn namespace_id(&self, channel: &str) -> Option<NamespaceId> {
+        let mut best: Option<(usize, usize)> = None;
+        for (at, namespace) in self.namespaces.iter().enumerate().skip(1) {
             for prefix in namespace.prefixes.iter().filter(|prefix| channel.starts_with(prefix.as_str())) {
                 if best.is_none_or(|(_, length)| prefix.len() > length) {
-                    best = Some((namespace, prefix.len()));
+                    best = Some((at, prefix.len()));
                 }
             }
         }
         match (best, self.unknown_namespace) {
-            (Some((namespace, _)), _) => Some(namespace),
+            (Some((at, _)), _) => u16::try_from(at).ok().map(NamespaceId),
             (None, UnknownNamespace::Refuse) if channel.contains(':') => None,
-            (None, UnknownNamespace::Refuse | UnknownNamespace::Default) => self.namespaces.first(),
+            (None, UnknownNamespace::Refuse | UnknownNamespace::Default) => Some(NamespaceId(0)),
         }
     }
 }
+
+/// One of the configured namespaces, by number: means nothing once the options have been replaced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NamespaceId(u16);
 
 /// What a channel name whose namespace is not configured means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

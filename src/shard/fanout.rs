@@ -57,7 +57,7 @@ impl Shard {
     fn fan_out_channel(&mut self, channel: Key, sends_max: u32, now: Now) -> u32 {
         let Some(mut cursor) = self.local.open(channel) else { return 0 };
         let name = self.local.channel_of(channel).clone();
-        let namespace = self.options.hub.namespace(name.as_str());
+        let namespace = self.options.hub.policy(self.local.namespace_of(channel));
         let (bytes_max, window) =
             namespace.map_or((0, Duration::ZERO), |namespace| (namespace.queue_bytes_max, namespace.coalesce));
         let mut aftermath = std::mem::take(&mut self.aftermath);
@@ -128,10 +128,6 @@ impl Shard {
             let Some(conn) = self.connections.at(slot) else { continue };
             self.moved(conn);
         }
-    }
-
-    pub(super) fn coalesce_window(&self, name: &ChannelName) -> Duration {
-        self.options.hub.namespace(name.as_str()).map_or(Duration::ZERO, |namespace| namespace.coalesce)
     }
 }
 

@@ -277,6 +277,8 @@ impl Shard {
         self.outbox.bounds = options.spill;
         self.reload_upstreams(&options.proxy);
         self.options = options;
+        self.home.reload(&self.options.hub);
+        self.local.reload(&self.options.hub);
         self.recount_subscriptions();
     }
 
@@ -305,8 +307,7 @@ impl Shard {
             Message::Refused { subscription } => self.subscription_refused(subscription, now),
             Message::Page { subscription, answer } => self.paged(subscription, *answer, now),
             Message::Publication(publication) => {
-                let window = self.coalesce_window(&publication.channel);
-                self.local.publication(publication, window, now.monotonic);
+                self.local.publication(publication, &self.options.hub, now.monotonic);
             }
             Message::Lost { channel, to } => self.local.lost(&channel, to, now.monotonic),
             Message::Published { request, result } => self.published(request, result, now),

@@ -155,7 +155,7 @@ impl Shard {
     pub(super) fn publish_here(&mut self, from: ShardId, request: PublishRef, draft: Draft, now: Now) {
         let result = self.home.publish(draft, &self.options.hub, now).map(|broadcast| {
             if let Some((publication, workers)) = broadcast.publication {
-                let namespace = self.options.hub.namespace(publication.channel.as_str());
+                let namespace = self.options.hub.policy(broadcast.namespace);
                 let namespace = namespace.map_or("", |namespace| namespace.name.as_str());
                 self.metrics.publications.word_and_name(request.via.label(), namespace);
                 for worker in workers.iter() {

@@ -204,7 +204,7 @@ impl Shard {
     /// Chains a subscription into its connection's list.
     fn note(&mut self, conn: ConnId, channel: &ChannelName, start: Start, audience: AudienceId) -> Option<Key> {
         let cell = self.connections.get_mut(conn)?;
-        let subscription = self.local.join(channel, conn, audience, start, cell.subscriptions);
+        let subscription = self.local.join(channel, conn, audience, start, cell.subscriptions, &self.options.hub);
         cell.subscriptions = subscription.index;
         self.subscriptions.named(namespace_of(&self.options, channel), 1);
         Some(subscription)
