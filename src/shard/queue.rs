@@ -219,7 +219,8 @@ impl SendQueue {
     }
 
     /// Puts a gap at a place, joined with the subscription's gaps next to it, whatever of other subscriptions stands between: they
-    /// have no order among each other. A joined gap takes the first one's place, so that no position is told before it.
+    /// have no order among each other. A joined gap takes the first one's place, so that no position is told before it; a position
+    /// behind it no longer says all that is told before it, and the connection, which has moved, tells another.
     fn put_gap(&mut self, mut at: usize, subscription: u32, mut extent: Extent, gap: WriteGap<'_>) {
         let behind = self.of_subscription(subscription, at..self.frames.len()).next();
         if let Some((behind, Some(next))) = behind {
@@ -236,6 +237,9 @@ impl SendQueue {
             let frame = Frame { blob, tag: FrameTag::Gap { subscription, extent } };
             self.load.add(&frame);
             self.frames.insert(at.min(self.frames.len()), frame);
+        }
+        if let Some(stale) = self.find(|frame| frame.tag == FrameTag::Position).filter(|stale| *stale > at) {
+            self.remove(stale);
         }
     }
 
@@ -374,6 +378,15 @@ mod tests {
         let mut queue = queue(&[Frame::reply(vec![1; 60]), frame(2, 1, 0, 60)]);
         assert_eq!(queue.make_room(SlowConsumer::Latest, frame(1, 1, 0, 10).tag, 10, 50, &mut gap), Some(0));
         assert_eq!(queue.frames.len(), 2);
+    }
+
+    #[test]
+    fn no_position_says_less_than_the_gaps_before_it() {
+        let mut queue = queue(&[frame(1, 1, 0, 10)]);
+        queue.put_position(b"1".as_slice().into());
+        queue.push(frame(1, 2, 0, 10));
+        queue.make_room(SlowConsumer::Latest, frame(1, 3, 0, 10).tag, 10, 10, &mut gap);
+        assert_eq!(shape(&queue), ["1: lost 2 of 0-2"], "a position of 1 would follow the news that 2 is lost");
     }
 
     #[test]
