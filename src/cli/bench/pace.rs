@@ -65,7 +65,11 @@ impl Phase {
     }
 
     fn per_second(&self, count: u64) -> f64 {
-        count as f64 * 1e9 / (self.nanos as f64).max(1.0)
+        match self.nanos {
+            // Nothing came.
+            0 => 0.0,
+            nanos => count as f64 * 1e9 / nanos as f64,
+        }
     }
 }
 
@@ -215,6 +219,13 @@ mod tests {
         });
         assert_eq!(phases.is_ok(), !ran.is_empty());
         ran
+    }
+
+    #[test]
+    fn where_nothing_came_there_is_no_rate() {
+        let spent = Spent::default();
+        let phase = |nanos| Phase { nanos, paced: 4, counted: 0, spent, latency: new_histogram(), complete: false };
+        assert_eq!([0, 2_000_000_000].map(|nanos| phase(nanos).paced_per_second()), [0.0, 2.0]);
     }
 
     #[test]

@@ -23,6 +23,8 @@ use super::session::{Doing, Transport};
 use super::verdict::Verdict;
 use super::{Common, Outcome, channel_path, check_payload};
 
+/// More than the receive window, the kernel's send queue and a connection's default queue hold together.
+const FILL_BYTES: u64 = 320 * 1024;
 const WARM_UP_PUBLICATIONS: u64 = 20;
 const CLOSED_PUBLICATIONS: u64 = 100;
 /// A part of the rate below which the server did not keep up: latencies then only say for how long.
@@ -44,13 +46,14 @@ pub struct StallArgs {
     /// Percent of the closed loop's throughput.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u8).range(1..=100))]
     load: u8,
-    /// Seconds of each half of a turn. The server gives up on a reader that answers no ping for longer.
+    /// Seconds of each half of a turn, or more where the queues take longer to fill. A stalled reader answers no pings: the
+    /// server's `pong_timeout` must be longer.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=20))]
     seconds: u32,
     /// Turns of all reading, some stalled, all reading again.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     turns: u32,
-    /// Large enough that a stalled reader's queues fill within the seconds.
+    /// Bytes of a payload.
     #[arg(long, default_value_t = 1024)]
     payload: usize,
     /// Its namespace must keep slow readers.
@@ -95,6 +98,12 @@ fn rate(fleet: &mut Fleet, args: &StallArgs) -> Result<f64, BenchError> {
     fan_out::publish(fleet, args.healthy(), Loop::Closed, WARM_UP_PUBLICATIONS)?;
     let closed = fan_out::measure(fleet, &args.common, args.healthy(), Loop::Closed, CLOSED_PUBLICATIONS)?;
     Ok(args.rate.unwrap_or(closed.paced_per_second() * f64::from(args.load) / 100.0))
+}
+
+/// Publications of a half: as many as its seconds hold, and no fewer than fill the queues of a reader that takes none.
+fn publications(rate: f64, args: &StallArgs) -> u64 {
+    let filling = FILL_BYTES / args.payload as u64;
+    ((rate * f64::from(args.seconds)).ceil() as u64).max(filling)
 }
 
 fn check(args: &StallArgs) -> Result<(), BenchError> {
@@ -177,7 +186,7 @@ fn stalled_half(fleet: &mut Fleet, args: &StallArgs, stalled: usize, rate: f64, 
 }
 
 fn half(fleet: &mut Fleet, args: &StallArgs, rate: f64, into: &mut Half) -> Result<bool, BenchError> {
-    let count = (rate * f64::from(args.seconds)).ceil() as u64;
+    let count = publications(rate, args);
     let phase = fan_out::measure(fleet, &args.common, args.healthy(), Loop::Open(rate), count)?;
     into.achieved = into.achieved.min(phase.paced_per_second());
     let Phase { counted, spent, latency, complete, .. } = phase;
@@ -258,6 +267,18 @@ mod tests {
 
     fn half(private: &[u64]) -> Half {
         Half { private: private.to_vec(), ..Half::default() }
+    }
+
+    #[test]
+    fn a_half_is_long_enough_to_fill_a_queue() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            stall: StallArgs,
+        }
+        let args = Line::try_parse_from(["stall", "--seconds", "4", "--payload", "1024"]).expect("good flags").stall;
+        assert_eq!([10.0, 100.0].map(|rate| publications(rate, &args)), [320, 400]);
     }
 
     #[test]
