@@ -54,7 +54,12 @@ fn serve_options(config: &Config) -> ServeOptions {
 
 fn announce(config: &Config, bound: &Bound) {
     say(&startup::lines(config, bound, startup::open_files_max()).join("\n"));
-    tracing::info!(listen = ?bound.listen, workers = bound.workers, mode = ?config.mode, "serving");
+    let mode = match config.mode {
+        Mode::Production => "production",
+        Mode::Development => "development",
+    };
+    let listen = bound.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    tracing::info!(listen, workers = bound.workers, mode, "serving");
 }
 
 /// Reads the configuration again, says what of it applies, and hands that over. What is wrong leaves everything as it was.
@@ -76,7 +81,7 @@ fn reload(running: &mut Config, sources: &Sources) -> Option<Arc<shard::Options>
     for key in changes.restart {
         tracing::warn!("{key} has changed and needs a restart");
     }
-    tracing::info!(changed = ?changes.applied, "configuration reloaded");
+    tracing::info!(changed = changes.applied.join(","), "configuration reloaded");
     let shard = Arc::new(fresh.shard.clone());
     // What needs a restart is still as it was, and is said again at the next reload.
     *running = Config { shard: fresh.shard, mode: fresh.mode, ..running.clone() };

@@ -1,6 +1,6 @@
 //! Every key there is. This table alone drives reading the file, the environment and the flags, "did you mean", the cross-check
 //! messages and `ringmain config default`; a value in an `Options` struct without a line here does not compile
-//! (see `every_option_has_a_key` below).
+//! (see `every_option_has_a_key` in `tests.rs`).
 
 use std::time::Duration;
 

@@ -39,6 +39,8 @@ enum State {
         length: usize,
         line: usize,
         cr: bool,
+        /// The line's name has ended.
+        value: bool,
     },
     Done,
 }
@@ -119,8 +121,11 @@ impl BodyReader {
                 }
                 match (byte, char::from(byte).to_digit(16)) {
                     (b'\n', _) if *cr && *digits > 0 => {
-                        self.state =
-                            if *value == 0 { State::Trailers { length: 0, line: 0, cr: false } } else { State::Chunk(*value) };
+                        self.state = if *value == 0 {
+                            State::Trailers { length: 0, line: 0, cr: false, value: false }
+                        } else {
+                            State::Chunk(*value)
+                        };
                     }
                     _ if *cr => return Err(HttpError::ChunkSize),
                     (b'\r', _) => *cr = true,
@@ -139,17 +144,22 @@ impl BodyReader {
                 (1, b'\n') => self.state = SIZE,
                 _ => return Err(HttpError::ChunkEnd),
             },
-            State::Trailers { length, line, cr } => {
+            State::Trailers { length, line, cr, value } => {
                 *length += 1;
                 if *length > TRAILER_BYTES_MAX {
                     return Err(HttpError::TrailersTooLarge);
                 }
                 match (byte, *cr) {
                     (b'\n', true) if *line == 0 => self.state = State::Done,
-                    (b'\n', true) => (*line, *cr) = (0, false),
+                    // A line without a colon is no field.
+                    (b'\n', true) if !*value => return Err(HttpError::ChunkEnd),
+                    (b'\n', true) => (*line, *cr, *value) = (0, false, false),
                     (b'\r', false) => *cr = true,
-                    (b'\n', false) | (_, true) => return Err(HttpError::ChunkEnd),
-                    (_, false) => *line += 1,
+                    (b'\n' | 0, false) | (_, true) => return Err(HttpError::ChunkEnd),
+                    (b':', false) if *line > 0 => (*line, *value) = (*line + 1, true),
+                    (_, false) if *value || is_token(byte) => *line += 1,
+                    // A fold, a blank before the colon, or what may not be in a name.
+                    (_, false) => return Err(HttpError::ChunkEnd),
                 }
             }
             State::Length(_) | State::UntilClose | State::Chunk(_) | State::Done => {}
@@ -188,6 +198,12 @@ impl Pace {
     }
 }
 
+/// A character of a field's name (RFC 9110 section 5.6.2).
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+}
+
 /// Appends content as one chunk; nothing for nothing, since an empty chunk would end the body.
 pub fn write_chunk(out: &mut Vec<u8>, content: &[u8]) {
     if content.is_empty() {
@@ -205,6 +221,21 @@ pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn trailer_lines_are_fields() {
+        let body = |trailers: &str| format!("1\r\nx\r\n0\r\n{trailers}\r\n");
+        for step in 1..8 {
+            for good in ["", "X: y\r\n", "X:\r\n", "X-A: b:c\r\nY:\tz\r\n"] {
+                assert!(read(Framing::Chunked, body(good).as_bytes(), step).is_ok_and(|(_, _, done)| done), "{good:?}");
+            }
+            for bad in
+                ["X\r\n", ": y\r\n", "X : y\r\n", " X: y\r\n", "X: y\r\n z\r\n", "X\0: y\r\n", "X: \0\r\n", "GET / HTTP/1.1\r\n"]
+            {
+                assert_eq!(read(Framing::Chunked, body(bad).as_bytes(), step), Err(HttpError::ChunkEnd), "{bad:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_body_must_come_on_and_at_a_rate() {

@@ -99,6 +99,8 @@ pub struct Head {
     path: Box<str>,
     query: Option<Span>,
     host: Box<str>,
+    /// The head as it came, where a field's value is in another encoding than UTF-8; `text` then has `?` for such bytes.
+    raw: Option<Box<[u8]>>,
 }
 
 impl fmt::Debug for Head {
@@ -175,6 +177,20 @@ impl Head {
         self.fields.iter().map(|&(name, value)| (self.span(name), self.span(value)))
     }
 
+    /// All fields in order: name and value, whose bytes may be in any encoding (obs-text, RFC 9110 section 5.5).
+    pub fn raw_fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fields.iter().map(|&(name, (start, end))| {
+            let raw = self.raw.as_deref().unwrap_or(self.text.as_bytes());
+            (self.span(name), raw.get(start as usize..end as usize).unwrap_or_default())
+        })
+    }
+
+    /// Whether all of it can be read as text. Where not, only an upstream can know what was meant.
+    #[must_use]
+    pub const fn is_text(&self) -> bool {
+        self.raw.is_none()
+    }
+
     /// The first field of a name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -243,7 +259,8 @@ fn parse(bytes: Vec<u8>, options: &Options) -> Result<Head, HttpError> {
         method_span: span_of(&bytes, method.as_bytes()),
         target: span_of(&bytes, target.as_bytes()),
         fields: request.headers.iter().map(field).collect(),
-        text: String::from_utf8(bytes).map_err(|_| HttpError::Syntax)?.into_boxed_str(),
+        text: "".into(),
+        raw: None,
         version,
         framing: Framing::None,
         keep_alive: version == Version::Http11,
@@ -252,6 +269,7 @@ fn parse(bytes: Vec<u8>, options: &Options) -> Result<Head, HttpError> {
         query: None,
         host: "".into(),
     };
+    head.apply_text(bytes)?;
     head.apply_host()?;
     head.apply_target()?;
     head.framing = request_framing(&head)?;
@@ -267,6 +285,28 @@ pub(super) fn span_of(bytes: &[u8], part: &[u8]) -> Span {
 }
 
 impl Head {
+    /// UTF-8, but for the values of fields (RFC 9110 section 5.5).
+    fn apply_text(&mut self, bytes: Vec<u8>) -> Result<(), HttpError> {
+        let error = match String::from_utf8(bytes) {
+            Ok(text) => {
+                self.text = text.into_boxed_str();
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let raw = error.into_bytes();
+        let mut text = raw.clone();
+        for &(_, (start, end)) in &self.fields {
+            let value = text.get_mut(start as usize..end as usize).unwrap_or_default();
+            if std::str::from_utf8(value).is_err() {
+                value.iter_mut().filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'?');
+            }
+        }
+        self.text = String::from_utf8(text).map_err(|_| HttpError::Syntax)?.into_boxed_str();
+        self.raw = Some(raw.into_boxed_slice());
+        Ok(())
+    }
+
     /// Host exactly once in HTTP/1.1 (RFC 9112 section 3.2); an absolute target's authority goes before it.
     fn apply_host(&mut self) -> Result<(), HttpError> {
         let hosts: Vec<&str> =
@@ -313,7 +353,8 @@ impl Head {
         let close = self.has_token("connection", "close");
         let keep = self.has_token("connection", "keep-alive");
         self.keep_alive = !close && (self.version == Version::Http11 || keep);
-        if let Some(expectation) = self.header("expect") {
+        // Joined, so that a second one is not overlooked.
+        if let Some(expectation) = self.header_list("expect") {
             if !expectation.eq_ignore_ascii_case("100-continue") {
                 return Err(HttpError::Expectation);
             }
@@ -326,7 +367,28 @@ impl Head {
 
 /// Empty (HTTP/1.0) or a host with an optional port; no user info, no path.
 fn is_host(host: &str) -> bool {
-    host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(&byte))
+    let (name, port) = match host.rfind(']') {
+        Some(end) if host.starts_with('[') => host.split_at(end + 1),
+        Some(_) => return false,
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let inside = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    let is_name = match inside {
+        // RFC 3986 section 3.2.2: an IPv6 address, or one of a future version.
+        Some(address) => {
+            address.parse::<std::net::Ipv6Addr>().is_ok() || address.starts_with(['v', 'V']) && address.bytes().all(is_host_byte)
+        }
+        None => name.bytes().all(is_host_byte),
+    };
+    is_name && (port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit())))
+}
+
+const fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=' | b'%' | b','
+        )
 }
 
 fn request_framing(head: &Head) -> Result<Framing, HttpError> {

@@ -97,6 +97,12 @@ fn what_the_rfc_calls_an_error_is_refused() {
         ("GET / HTTP/1.1\r\nX: y\r\n\r\n".to_owned(), HttpError::HostMissing),
         ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n".to_owned(), HttpError::Host),
         ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned(), HttpError::Host),
+        ("GET / HTTP/1.1\r\nHost: a:b:c\r\n\r\n".to_owned(), HttpError::Host),
+        ("GET / HTTP/1.1\r\nHost: a:80x\r\n\r\n".to_owned(), HttpError::Host),
+        ("GET / HTTP/1.1\r\nHost: [::1\r\n\r\n".to_owned(), HttpError::Host),
+        ("GET / HTTP/1.1\r\nHost: [a]:1\r\n\r\n".to_owned(), HttpError::Host),
+        ("GET http://a:b:c/ HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), HttpError::Host),
+        (get("Expect: 100-continue\r\nExpect: 100-continue"), HttpError::Expectation),
         ("GET / HTTP/2.0\r\nHost: h\r\n\r\n".to_owned(), HttpError::Version),
         ("GET /../x HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), HttpError::Target),
         ("GET /%zz HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), HttpError::Target),
@@ -141,5 +147,26 @@ proptest! {
     #[test]
     fn nearly_a_request_is_an_answer_not_a_panic(target in "[ -~]{0,20}", name in "[ -~]{0,9}", value in "\\PC{0,9}") {
         let _ = read(format!("GET {target} HTTP/1.1\r\nHost: h\r\n{name}: {value}\r\n\r\n").as_bytes(), 5);
+    }
+}
+
+#[test]
+fn values_may_be_in_any_encoding_and_nothing_else_may() {
+    let read = |wire: &[u8]| HeadReader::default().feed(wire, &Options::default()).map(|head| head.unwrap().0);
+    let head = read(b"GET / HTTP/1.1\r\nHost: h\r\nCookie: a=\xe9\r\nX: \xc3\xa9\r\n\r\n").unwrap();
+    assert!(!head.is_text());
+    assert_eq!((head.header("cookie"), head.header("x")), (Some("a=?"), Some("\u{e9}")));
+    let raw: Vec<_> = head.raw_fields().collect();
+    assert_eq!(raw, [("Host", b"h".as_slice()), ("Cookie", b"a=\xe9"), ("X", b"\xc3\xa9")]);
+    for wire in [
+        b"GET /\xe9 HTTP/1.1\r\nHost: h\r\n\r\n".as_slice(),
+        b"GET / HTTP/1.1\r\nHost: h\xe9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nX\xe9: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\xe9\r\n\r\n",
+    ] {
+        assert!(read(wire).is_err(), "{}", String::from_utf8_lossy(wire));
+    }
+    for host in ["h", "h:", "h:80", "[::1]", "[::1]:80", "[v1.x]", "a_b.example"] {
+        assert!(read(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).is_ok(), "{host}");
     }
 }

@@ -90,8 +90,8 @@ pub fn write_request_head(head: &Head, downstream: Downstream, server: SocketAdd
     let ends_here = |name: &str| {
         listed.has(name) || is_any(name, &HOP_BY_HOP) || is_any(name, &WRITTEN) || (!downstream.trusted && is_any(name, &CLAIMS))
     };
-    for (name, value) in head.fields().filter(|(name, _)| !ends_here(name)) {
-        field(out, name, value);
+    for (name, value) in head.raw_fields().filter(|(name, _)| !ends_here(name)) {
+        raw_field(out, name, value);
     }
     write_forwarded(head, downstream, out);
     write_list("Via", head.header_list("via"), via(head.version()), out);
@@ -106,6 +106,14 @@ pub fn write_request_head(head: &Head, downstream: Downstream, server: SocketAdd
     if is_websocket(head) {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
     }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A field whose value may be in any encoding. It has no CR or LF, or its head would have been refused.
+fn raw_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -197,11 +205,7 @@ pub fn write_response_head(head: &ResponseHead, to: ReplyTo, out: &mut Vec<u8>) 
     status_line(out, head.status());
     let listed = Listed::of(head.headers("connection").flat_map(|list| list.split(',')));
     for (name, value) in head.fields().filter(|(name, _)| !listed.has(name) && !is_any(name, &HOP_BY_HOP)) {
-        // Not by `field`: the value may be in any encoding. It has no CR or LF, or the head would have been refused.
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
+        raw_field(out, name, value);
     }
     write_response_framing(head, way, out);
     match (head.status(), way) {

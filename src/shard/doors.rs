@@ -50,7 +50,9 @@ impl Door<'_> {
         match self {
             Self::Channel(_) | Self::Channels => "GET, HEAD, POST, OPTIONS",
             Self::ApiPublish | Self::ApiBroadcast => "POST, OPTIONS",
-            Self::Live | Self::Ready | Self::Metrics | Self::Echo | Self::Playground | Self::Elsewhere => "GET, HEAD",
+            Self::Live | Self::Ready | Self::Metrics | Self::Playground | Self::Elsewhere => "GET, HEAD",
+            // A handshake by HEAD would be none.
+            Self::Echo => "GET",
         }
     }
 
@@ -121,8 +123,12 @@ impl Shard {
         if door == Door::Elsewhere && listener == ListenerId::Public {
             return self.pass_on(conn, head, now);
         }
+        if !head.is_text() {
+            return self.bad_request(conn, HttpError::Syntax, now);
+        }
         let facts = Facts::new(head, door.label(), Cors::None);
-        match self.origins.check(head.header("origin"), head.host()) {
+        // Joined, so that a second one is not overlooked.
+        match self.origins.check(head.header_list("origin").as_deref(), head.host()) {
             Ok(cors) if door.is_for_browsers() => self.open_door(conn, door, head, Facts { cors, ..facts }, now),
             Ok(_) => self.open_door(conn, door, head, facts, now),
             Err(problem) => {

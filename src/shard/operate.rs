@@ -209,7 +209,11 @@ impl Shard {
             Stage::WebSocket(_) | Stage::Stream(_) | Stage::Poll(_) => cell.stage.kind().label(),
             _ => return,
         };
-        tracing::debug!(%conn, peer = %cell.peer(), transport, code, "disconnected");
+        // Whom the server gave up on is worth a line; who left by himself is not.
+        match code {
+            3008 | 3010 | 3012 => tracing::info!(%conn, peer = %cell.peer(), transport, code, "given up"),
+            _ => tracing::debug!(%conn, peer = %cell.peer(), transport, code, "disconnected"),
+        }
         self.metrics.disconnects.two(transport, codes::label(code));
     }
 }

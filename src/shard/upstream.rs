@@ -448,6 +448,7 @@ impl Shard {
         let (upstream, link) = (exchanging.upstream, exchanging.link);
         let name = &self.upstreams.options(upstream).name;
         self.metrics.upstream_errors.name_and(name, error.label());
+        tracing::info!(%conn, upstream = name.as_str(), reason = error.label(), "upstream failed");
         let reused = matches!(link, Link::Open { reused: true, .. });
         let failure = exchanging.exchange.failed(error, reused, name);
         let complete = exchanging.exchange.request_is_complete();

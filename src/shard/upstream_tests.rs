@@ -298,3 +298,27 @@ fn a_drain_tells_both_sides_of_a_tunnel_between_two_frames() {
     assert_eq!(rig.got_bytes(up)[0], 0x88);
     assert!(rig.closed(conn).is_some() && rig.closed(up).is_some() && rig.shard.is_drained(rig.now));
 }
+
+#[test]
+fn values_in_another_encoding_pass_and_mean_nothing_to_our_doors() {
+    let mut rig = Rig::new(options());
+    let conn = rig.accept();
+    rig.send(conn, b"GET /app HTTP/1.1\r\nHost: h\r\nCookie: a=\xe9\r\n\r\n");
+    let up = rig.connected();
+    let passed = rig.got_bytes(up);
+    assert!(passed.windows(11).any(|window| window == b"Cookie: a=\xe9"), "{passed:?}");
+    let conn = rig.accept();
+    rig.send(conn, b"GET /channels/a HTTP/1.1\r\nHost: h\r\nCookie: a=\xe9\r\n\r\n");
+    assert!(rig.got(conn).starts_with("HTTP/1.1 400"));
+}
+
+#[test]
+fn a_field_that_must_be_single_is_not_taken_from_the_first_of_two() {
+    let mut rig = Rig::new(options());
+    for (fields, status) in [("Origin: http://h\r\nOrigin: http://evil.example\r\n", 403), ("Origin: http://h\r\n", 200)] {
+        let answer = rig.ask(&format!("GET /channels/a HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+    let answer = rig.ask("HEAD /echo HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("Allow: GET\r\n"), "{answer}");
+}
