@@ -1,6 +1,6 @@
 //! One channel of one client: how far it has read, and whether what comes next may come next.
 
-use ringmain::base::{Nanos, StreamPosition};
+use ringmain::base::{Epoch, Nanos, StreamPosition};
 use serde_json::Value;
 
 use crate::settings::CHANNELS;
@@ -56,6 +56,8 @@ pub struct Track {
     rewound: bool,
     /// Where the gap began behind which nothing has been read yet.
     gap_from: Option<StreamPosition>,
+    /// Epochs that were over when it came with them; it may come again before it has another token.
+    over: Vec<Epoch>,
     stage: Stage,
     state: bool,
     /// Gaps read, by reason, and exact resumes: what a run has provoked.
@@ -74,6 +76,7 @@ impl Track {
             served_at: Nanos(0),
             rewound: false,
             gap_from: None,
+            over: Vec::new(),
             stage: Stage::Asked,
             state: truth.rules(channel).state,
             events: Vec::new(),
@@ -195,6 +198,7 @@ impl Track {
         truth.claim(Claim::Reached { channel: self.channel, position: before, at: excuses.now });
         self.events.push(format!("gap {reason}"));
         let from = after.filter(|_| reason == "slow");
+        self.over.extend(after.filter(|_| reason == "epoch").map(|after| after.epoch));
         if reason == "slow" && !excuses.collapsed {
             self.events.push(format!("dropped by {}", name.split(':').next().unwrap_or_default()));
         }
@@ -239,7 +243,8 @@ impl Track {
             ("bad_position", Presented::Ahead(_)) => opening && same_epoch,
             ("bad_position", Presented::Unreadable) | ("epoch", Presented::Foreign) => opening,
             ("epoch", Presented::Own(_) | Presented::Ahead(_)) => {
-                let forgotten = truth.settings().forgetful && excuses.now.since(self.served_at) >= UNUSED;
+                let known = after.is_some_and(|after| self.over.contains(&after.epoch));
+                let forgotten = truth.settings().forgetful && (known || excuses.now.since(self.served_at) >= UNUSED);
                 opening && !same_epoch && forgotten
             }
             _ => false,
