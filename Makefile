@@ -25,6 +25,7 @@ conformance-quick: ; cargo build --release && tests/conformance/run.py 1 2 3 4 5
 
 bench: ; scripts/bench.sh
 
-# Every parser under random input, CASES each.
+# Every parser under random input, CASES each. `FUZZ_PROFILE=` takes the profile of the tests, which is built already.
 CASES ?= 200000
-fuzz: ; PROPTEST_CASES=$(CASES) cargo test --release --lib -- panic any_split
+FUZZ_PROFILE ?= --release
+fuzz: ; PROPTEST_CASES=$(CASES) cargo test $(FUZZ_PROFILE) --lib --test parsers -- panic any_split

@@ -78,6 +78,7 @@ pub fn decode(text: &str, plus: bool) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn what_means_the_same_is_written_the_same() {
@@ -106,5 +107,57 @@ mod tests {
         assert_eq!(decode("a+b", true).as_deref(), Some(b"a b".as_slice()));
         assert_eq!(decode("a+b", false).as_deref(), Some(b"a+b".as_slice()));
         assert_eq!(decode("%4", false), None);
+    }
+
+    fn any_path() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            Just("/".to_owned()),
+            Just(".".to_owned()),
+            Just("..".to_owned()),
+            "%2[0-9a-fA-F]".prop_map(String::from),
+            "%[0-9a-fA-F]{2}".prop_map(String::from),
+            "[a-z~!;@]{1,3}".prop_map(String::from),
+            "[ -~é]".prop_map(String::from),
+        ];
+        prop::collection::vec(part, 0..12).prop_map(|parts| format!("/{}", parts.concat()))
+    }
+
+    proptest! {
+        #[test]
+        fn a_normal_path_is_normal(path in any_path()) {
+            let Some(normal) = normalise(&path) else { return Ok(()) };
+            prop_assert_eq!(normalise(&normal), Some(normal.clone()), "twice is once");
+            prop_assert!(normal.starts_with('/'));
+            prop_assert!(normal.split('/').all(|segment| segment != "." && segment != ".."), "{normal}");
+            for escape in normal.split('%').skip(1) {
+                let byte = u8::from_str_radix(&escape[..2], 16).unwrap();
+                prop_assert!(!byte.is_ascii_alphanumeric() && !b"-._~".contains(&byte), "{normal} escapes what needs none");
+                prop_assert!(!escape[..2].contains(|digit: char| digit.is_ascii_lowercase()), "{normal}");
+            }
+        }
+
+        #[test]
+        fn without_dots_only_the_spelling_changes(path in any_path()) {
+            let Some(normal) = normalise(&path) else { return Ok(()) };
+            let (before, after) = (decode(&path, false).unwrap(), decode(&normal, false).unwrap());
+            let dots = before.split(|byte| *byte == b'/').any(|segment| segment == b"." || segment == b"..");
+            prop_assert!(dots || before == after, "{path} became {normal}");
+        }
+
+        #[test]
+        fn however_a_path_is_escaped_it_is_the_same(path in "/[a-z0-9._~/-]{0,20}", escaped in prop::collection::vec(any::<bool>(), 21), upper: bool) {
+            let spelled: String = path.chars().enumerate().map(|(at, character)| match character {
+                '/' => "/".to_owned(),
+                character if !escaped[at] => character.to_string(),
+                character if upper => format!("%{:02X}", u32::from(character)),
+                character => format!("%{:02x}", u32::from(character)),
+            }).collect();
+            prop_assert_eq!(normalise(&spelled), normalise(&path));
+        }
+
+        #[test]
+        fn no_path_panics(path in "\\PC{0,30}|[%./0-9a-f\\\\]{0,30}", plus: bool) {
+            let _ = (normalise(&path), decode(&path, plus));
+        }
     }
 }

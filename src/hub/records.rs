@@ -163,6 +163,7 @@ impl Idempotency {
 mod tests {
     use super::*;
     use crate::base::Epoch;
+    use proptest::prelude::*;
 
     const TTL: Duration = Duration::from_secs(100);
 
@@ -264,5 +265,62 @@ mod tests {
         assert!(keys.order.len() < KEYS_MAX);
         while keys.expire(TTL, at(100)) {}
         assert_eq!((keys.bytes, keys.results.len()), (0, 0));
+    }
+
+    /// What happens to records: a name is remembered, taken back or looked at, or time passes and what is old goes.
+    #[derive(Clone, Debug)]
+    enum Act {
+        Remember(u8),
+        Recall(u8),
+        Peek(u8),
+        Pass(u64),
+    }
+
+    fn any_act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            (0u8..8).prop_map(Act::Remember),
+            (0u8..8).prop_map(Act::Recall),
+            (0u8..8).prop_map(Act::Peek),
+            (1u64..60).prop_map(Act::Pass),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn records_are_a_bounded_list_from_oldest_to_newest(acts in prop::collection::vec(any_act(), 0..60), max in 0usize..6) {
+            let mut records = PositionRecords::seeded(3);
+            let (mut list, mut now): (Vec<(u8, StreamPosition, u64)>, u64) = (Vec::new(), 0);
+            for (place, act) in acts.into_iter().enumerate() {
+                // No two at the same instant, so that there is one oldest.
+                now += 1;
+                let fresh = |since: u64, now: u64| Duration::from_secs(now - since) < TTL;
+                match act {
+                    Act::Remember(letter) => {
+                        let position = position(place as u64 + 1);
+                        records.remember(&name(&letter.to_string()), position, max, at(now));
+                        list.retain(|(known, ..)| *known != letter);
+                        list.push((letter, position, now));
+                        list.drain(..list.len().saturating_sub(max));
+                    }
+                    Act::Recall(letter) | Act::Peek(letter) => {
+                        let found = list.iter().find(|(known, _, since)| *known == letter && fresh(*since, now)).map(|found| found.1);
+                        let channel = name(&letter.to_string());
+                        if matches!(act, Act::Peek(_)) {
+                            prop_assert_eq!(records.peek(&channel, TTL, at(now)), found);
+                        } else {
+                            prop_assert_eq!(records.recall(&channel, TTL, at(now)), found);
+                            list.retain(|(known, ..)| *known != letter);
+                        }
+                    }
+                    Act::Pass(seconds) => {
+                        now += seconds;
+                        while records.expire(TTL, at(now)) {}
+                        list.retain(|(_, _, since)| fresh(*since, now));
+                        prop_assert_eq!(records.len(), list.len());
+                    }
+                }
+                prop_assert!(records.len() <= max);
+            }
+        }
     }
 }
