@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod cors;
+pub mod date;
 mod error;
 pub mod head;
 mod lines;

@@ -98,7 +98,8 @@ impl Shard {
         let problem = Problem::from(error);
         // Of what could not be read neither door nor method is known.
         self.metrics.http_requests.add(["none".into(), "other".into(), problem.status.into()], 1);
-        let bytes = problem.response().into_bytes(true, false, false);
+        let date = self.date.at(now.wall);
+        let bytes = problem.response().with("Date", date).into_bytes(true, false, false);
         self.finish_response(conn, bytes, false, now);
     }
 

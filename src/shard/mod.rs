@@ -58,6 +58,7 @@ use std::time::Duration;
 
 use crate::base::{Blob, ConnId, Mutant, Nanos, Now, Random, ShardId, TICK, Wheel, mutated};
 use crate::http::cors::Origins;
+use crate::http::date::DateClock;
 use crate::hub::{Home, Local, Message, TooManyChannels};
 use crate::metrics::{Counters, Durations, Labelled};
 use crate::protocol::codes::Disconnect;
@@ -101,6 +102,8 @@ pub struct Shard {
     /// The ping frame every WebSocket gets.
     ping: Blob,
     random: Random,
+    /// What responses say of the time.
+    date: DateClock,
     metrics: Counters,
     /// Subscriptions by namespace.
     subscriptions: Labelled,
@@ -146,6 +149,7 @@ impl Shard {
             scratch: Scratch::default(),
             ping: crate::ws::encode::frame(Opcode::Ping, b"").into(),
             random,
+            date: DateClock::default(),
             metrics: Counters::default(),
             subscriptions: Labelled::default(),
             publish_to_last_write: Durations::default(),

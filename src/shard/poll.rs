@@ -183,7 +183,8 @@ impl Shard {
     fn respond_to_poll(&mut self, conn: ConnId, facts: &Facts, status: u16, content: Blob, now: Now) {
         self.count_request(facts, status);
         let keep = facts.keep_alive && self.draining.is_none();
-        let lead = poll::lead(status, &facts.cors, facts.http11, keep).into();
+        let date = self.date.at(now.wall);
+        let lead = poll::lead(status, date, &facts.cors, facts.http11, keep).into();
         self.say_in_parts(conn, [lead, content]);
         self.next_request(conn, keep, now);
     }

@@ -47,7 +47,8 @@ impl Shard {
     pub(super) fn respond(&mut self, conn: ConnId, facts: &Facts, response: Response, now: Now) {
         self.count_request(facts, response.status());
         let keep = facts.keep_alive && self.draining.is_none();
-        let bytes = response.cors(&facts.cors).into_bytes(facts.http11, keep, facts.head_only);
+        let date = self.date.at(now.wall);
+        let bytes = response.with("Date", date).cors(&facts.cors).into_bytes(facts.http11, keep, facts.head_only);
         self.finish_response(conn, bytes, keep, now);
     }
 

@@ -140,7 +140,7 @@ impl Shard {
 
     /// An EventSource gives up for good on any status but 200, so what is temporary is said inside the stream.
     fn open_stream(&mut self, conn: ConnId, request: &SubscribeRequest, kind: StreamKind, facts: Facts, now: Now) {
-        let mut bytes = stream::head(kind, facts.http11, &facts.cors);
+        let mut bytes = stream::head(kind, self.date.at(now.wall), facts.http11, &facts.cors);
         let several = request.channels.len() > 1 && kind == StreamKind::EventStream;
         let transport = Shape::Stream { kind, chunked: facts.http11 };
         let audience = Audience { transport, format: request.format, several };

@@ -322,3 +322,18 @@ fn a_field_that_must_be_single_is_not_taken_from_the_first_of_two() {
     let answer = rig.ask("HEAD /echo HTTP/1.1\r\nHost: h\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("Allow: GET\r\n"), "{answer}");
 }
+
+#[test]
+fn every_answer_of_ours_says_when_it_was_made() {
+    let mut rig = Rig::new(options());
+    for request in [
+        "GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /channels/a HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /channels/a?via=sse HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n",
+        "nonsense\r\n\r\n",
+    ] {
+        let answer = rig.ask(request);
+        assert_eq!(answer.matches("\r\nDate: Tue, 14 Nov 2023 22:13:20 GMT\r\n").count(), 1, "{answer}");
+    }
+}

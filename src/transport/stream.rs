@@ -16,9 +16,10 @@ pub const NDJSON_KEEP_ALIVE: &[u8] = b"{}\n";
 
 /// The head. In HTTP/1.0 there are no chunks: the end of the connection is the end of the stream.
 #[must_use]
-pub fn head(kind: StreamKind, http11: bool, cors: &Cors) -> Vec<u8> {
+pub fn head(kind: StreamKind, date: &str, http11: bool, cors: &Cors) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     response::status_line(&mut out, 200);
+    response::field(&mut out, "Date", date);
     let content_type = match kind {
         StreamKind::EventStream => "text/event-stream",
         StreamKind::NdJson => "application/x-ndjson",
@@ -55,7 +56,10 @@ mod tests {
 
     #[track_caller]
     fn check(kind: StreamKind, http11: bool, cors: &Cors, expected: &str) {
-        assert_eq!(String::from_utf8(head(kind, http11, cors)).unwrap(), format!("HTTP/1.1 200 OK\r\n{expected}\r\n"));
+        assert_eq!(
+            String::from_utf8(head(kind, "D", http11, cors)).unwrap(),
+            format!("HTTP/1.1 200 OK\r\nDate: D\r\n{expected}\r\n")
+        );
     }
 
     #[test]
