@@ -6,6 +6,7 @@
 
 mod acts;
 mod client;
+mod post;
 mod publisher;
 mod settings;
 mod totals;

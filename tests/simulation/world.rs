@@ -17,8 +17,6 @@ use crate::totals::Totals;
 use crate::truth::Truth;
 use crate::verdict::{Breach, Judged, Verdict, condemn, demand};
 
-/// Places of a mailbox.
-const MAILBOX: usize = 4;
 /// Events kept for the report of a failure.
 const EVENTS_KEPT: usize = 30;
 /// Bytes of one page and of what surrounds its publications; a larger publication is a page of its own.
@@ -29,7 +27,7 @@ const RUN_BYTES: usize = (256 << 10) / 3 * 4 + (48 << 10);
 const REPLY_BYTES: usize = 24 << 10;
 
 /// A send that was not taken whole, until the shard is told.
-struct Refusal {
+pub struct Refusal {
     conn: ConnId,
     frames: Frames,
     skip: u32,
@@ -42,26 +40,26 @@ struct Refusal {
 pub struct Worker {
     pub shard: Shard,
     /// Bytes of clients that have not been read.
-    inbox: VecDeque<(ConnId, Vec<u8>)>,
-    refusals: Vec<Refusal>,
+    pub inbox: VecDeque<(ConnId, Vec<u8>)>,
+    pub refusals: Vec<Refusal>,
     /// Connections with room again, which the shard has not been told.
-    writable: Vec<ConnId>,
-    generations: HashMap<u32, u32>,
-    free: Vec<u32>,
-    next_slot: u32,
+    pub writable: Vec<ConnId>,
+    pub generations: HashMap<u32, u32>,
+    pub free: Vec<u32>,
+    pub next_slot: u32,
     pub draining: bool,
-    congested_at: Nanos,
-    collapsed_at: [Nanos; CHANNELS.len()],
-    collapsed: u64,
+    pub congested_at: Nanos,
+    pub collapsed_at: [Nanos; CHANNELS.len()],
+    pub collapsed: u64,
     /// Some mailbox had no room for what was there at the end of the last turn.
-    was_full: bool,
+    pub was_full: bool,
     /// Something has come in since the last flush.
-    unflushed: bool,
-    turns: u64,
+    pub unflushed: bool,
+    pub turns: u64,
     /// In which turn a client's bytes were last handed in.
-    handed_in: HashMap<ConnId, u64>,
+    pub handed_in: HashMap<ConnId, u64>,
     /// Connections that the shard does not want to read now.
-    paused: HashSet<ConnId>,
+    pub paused: HashSet<ConnId>,
 }
 
 pub struct World {
@@ -70,7 +68,7 @@ pub struct World {
     pub workers: Vec<Worker>,
     pub now: Now,
     /// From, to.
-    mail: Vec<Vec<VecDeque<Message>>>,
+    pub mail: Vec<Vec<VecDeque<Message>>>,
     /// Turns for which a mailbox is not read.
     pub stuck: Vec<Vec<u32>>,
     pub clients: Vec<Client>,
@@ -364,75 +362,6 @@ impl World {
         }
     }
 
-    fn read_mail(&mut self, at: usize) {
-        for from in 0..self.workers.len() {
-            if !self.settling && self.stuck[from][at] > 0 {
-                self.stuck[from][at] -= 1;
-                continue;
-            }
-            let delayed = !self.settling && self.random.chance(self.settings.faults.mailbox_delay);
-            let take = if delayed { self.pick(3) } else { usize::MAX };
-            for _ in 0..take {
-                let Some(message) = self.mail[from][at].pop_front() else { break };
-                self.count_message(at, &message);
-                let from = ShardId(u16::try_from(from).unwrap_or(0));
-                self.workers[at].shard.handle(Input::Message { from, message }, self.now);
-                self.watch_spill(at);
-            }
-        }
-    }
-
-    fn count_message(&mut self, at: usize, message: &Message) {
-        match message {
-            Message::Lost { channel, .. } => {
-                if let Some(channel) = CHANNELS.iter().position(|name| *name == channel.as_str()) {
-                    self.workers[at].collapsed_at[channel] = self.now.monotonic;
-                }
-                self.totals.one("collapse told");
-            }
-            Message::Page { answer, .. } => {
-                self.totals.one("page");
-                self.totals.add("page before the last", u64::from(!answer.head));
-            }
-            Message::Subscribed { answer, .. } => {
-                self.totals.add("answer of several pages", u64::from(!answer.head));
-            }
-            _ => {}
-        }
-    }
-
-    fn send_mail(&mut self, at: usize) {
-        self.workers[at].was_full = false;
-        for to in (0..self.workers.len()).filter(|&to| to != at) {
-            let id = ShardId(u16::try_from(to).unwrap_or(0));
-            while self.mail[at][to].len() < MAILBOX {
-                let Some(message) = self.workers[at].shard.poll_message(id) else { break };
-                self.mail[at][to].push_back(message);
-            }
-            let spilled = self.workers[at].shard.has_message(id);
-            self.workers[at].was_full |= spilled;
-            self.totals.add("spill", u64::from(spilled));
-        }
-    }
-
-    /// Notes congestion and collapse as they happen.
-    fn watch_spill(&mut self, at: usize) {
-        if (0..self.settings.shards).any(|to| self.workers[at].shard.congested(ShardId(to))) {
-            self.workers[at].congested_at = self.now.monotonic;
-            self.totals.one("congestion");
-        }
-        let collapsed = self.workers[at].shard.spill_collapsed();
-        let fresh = collapsed - std::mem::replace(&mut self.workers[at].collapsed, collapsed);
-        if fresh > 0 {
-            self.totals.add("publications collapsed", fresh);
-            let full = self.workers[at].was_full;
-            let judged = demand(full, Breach::NeedlessCollapse, || {
-                format!("worker {at} gave up {fresh} publications with room in every mailbox")
-            });
-            self.judge(judged);
-        }
-    }
-
     fn perform_all(&mut self, at: usize) {
         let mut sent = HashSet::new();
         while let Some(output) = self.workers[at].shard.poll_output() {
@@ -575,42 +504,6 @@ impl World {
         }
         self.forget(at, conn, false);
         self.workers[at].free.push(conn.slot);
-    }
-
-    // ---- rest ----
-
-    /// Whether a worker has something to do now, by what the shell would know.
-    pub fn is_due(&self, at: usize) -> bool {
-        let worker = &self.workers[at];
-        let unread = worker.inbox.iter().any(|(conn, _)| !worker.paused.contains(conn));
-        let pending = unread || worker.unflushed || !worker.refusals.is_empty() || !worker.writable.is_empty();
-        let mail = self.mail.iter().any(|from| !from[at].is_empty());
-        let ids = (0..self.workers.len()).filter(|&to| to != at);
-        let post = ids
-            .into_iter()
-            .any(|to| worker.shard.has_message(ShardId(u16::try_from(to).unwrap_or(0))) && self.mail[at][to].len() < MAILBOX);
-        let timeout = worker.shard.poll_timeout().is_some_and(|at| at <= self.now.monotonic);
-        pending || mail || post || (timeout && !worker.shard.is_drained(self.now))
-    }
-
-    /// The same, for a report.
-    pub fn why_due(&self, at: usize) -> String {
-        let worker = &self.workers[at];
-        let mail: Vec<usize> = self.mail.iter().map(|from| from[at].len()).collect();
-        format!(
-            "{} inbox, {} refusals, {} writable, mail {mail:?}, deadline {:?} at {:?}",
-            worker.inbox.len(),
-            worker.refusals.len(),
-            worker.writable.len(),
-            worker.shard.poll_timeout(),
-            self.now.monotonic
-        )
-    }
-
-    /// When the first worker has something to do by itself.
-    pub fn next_deadline(&self) -> Nanos {
-        let working = self.workers.iter().filter(|worker| !worker.shard.is_drained(self.now));
-        working.filter_map(|worker| worker.shard.poll_timeout()).min().unwrap_or(self.now.monotonic)
     }
 }
 
