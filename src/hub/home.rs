@@ -16,6 +16,7 @@ use super::message::{Answer, Start, Stored, Subscribe};
 use super::publication::{ChannelName, Draft, Publication};
 use super::recency::Recency;
 use super::records::{Idempotency, PositionRecords};
+use super::token::Shown;
 use super::{ChannelKind, Map, Namespace, NamespaceId, Options, WorkerSet};
 use crate::base::{Arena, Epoch, Key, Mutant, Nanos, Now, Random, ShardId, StreamPosition, mutated};
 
@@ -41,7 +42,7 @@ pub enum Outcome {
 pub struct Gap {
     pub reason: GapReason,
     /// The last position before the gap; `None` where it could not be read.
-    pub after: Option<StreamPosition>,
+    pub after: Option<Shown>,
     /// The position of what comes next.
     pub next: StreamPosition,
     /// How many publications were missed, where that is known.
@@ -492,7 +493,7 @@ fn answer_state(entry: &Entry, start: Start) -> Answer {
     let newest = entry.history.as_ref().and_then(|history| history.newest());
     let had = match start {
         Start::After(position) if position.epoch == entry.epoch => position.offset,
-        Start::After(_) | Start::Now | Start::Beginning | Start::Newest(_) | Start::Elsewhere | Start::Unreadable => 0,
+        Start::After(_) | Start::Now | Start::Beginning | Start::Newest(_) | Start::Elsewhere(_) | Start::Unreadable => 0,
     };
     let page: Vec<_> = newest.filter(|newest| newest.position.offset > had).map(Arc::clone).into_iter().collect();
     let from = page.first().map_or(entry.top, |first| first.position.offset - 1);
@@ -509,14 +510,14 @@ fn answer_stream(entry: &Entry, start: Start, keeps: bool) -> Answer {
             let before = retained.and_then(|history| history.before_newest(count as usize)).unwrap_or(entry.top);
             serve(entry, before, Outcome::Exact)
         }
-        Start::After(position) if position.epoch != entry.epoch => lost(entry, GapReason::Epoch, Some(position)),
-        Start::After(position) if position.offset > entry.top => lost(entry, GapReason::BadPosition, Some(position)),
+        Start::After(position) if position.epoch != entry.epoch => lost(entry, GapReason::Epoch, Some(position.into())),
+        Start::After(position) if position.offset > entry.top => lost(entry, GapReason::BadPosition, Some(position.into())),
         Start::After(position) if position.offset >= floor => {
             let skipped = u64::from(mutated(Mutant::ResumeOffByOne));
             serve(entry, position.offset + skipped, Outcome::Exact)
         }
-        Start::After(position) => lost(entry, if keeps { GapReason::Expired } else { GapReason::NoHistory }, Some(position)),
-        Start::Elsewhere => lost(entry, GapReason::Epoch, None),
+        Start::After(position) => lost(entry, if keeps { GapReason::Expired } else { GapReason::NoHistory }, Some(position.into())),
+        Start::Elsewhere(foreign) => lost(entry, GapReason::Epoch, Some(Shown::Foreign(foreign))),
         Start::Unreadable => lost(entry, GapReason::BadPosition, None),
     }
 }
@@ -528,9 +529,14 @@ fn serve(entry: &Entry, after: u64, outcome: Outcome) -> Answer {
 }
 
 /// A gap, then everything still retained.
-fn lost(entry: &Entry, reason: GapReason, after: Option<StreamPosition>) -> Answer {
+fn lost(entry: &Entry, reason: GapReason, after: Option<Shown>) -> Answer {
     let next = entry.history.as_ref().and_then(|history| history.first_after(entry.floor)).unwrap_or(entry.top + 1);
-    let missed = after.filter(|after| after.epoch == entry.epoch).and_then(|after| next.checked_sub(after.offset.checked_add(1)?));
+    let missed = match after {
+        Some(Shown::Position(after)) if after.epoch == entry.epoch => {
+            after.offset.checked_add(1).and_then(|first| next.checked_sub(first))
+        }
+        Some(Shown::Position(_) | Shown::Foreign(_)) | None => None,
+    };
     let gap = Gap { reason, after, next: entry.position(next), missed };
     serve(entry, next - 1, Outcome::Gap(gap))
 }

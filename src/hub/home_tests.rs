@@ -1,6 +1,6 @@
 use super::*;
 use crate::base::WallMs;
-use crate::hub::{Payload, PayloadKind};
+use crate::hub::{Payload, PayloadKind, token};
 
 fn at(seconds: u64) -> Now {
     Now { monotonic: Nanos(seconds * 1_000_000_000), wall: WallMs(seconds * 1000) }
@@ -72,8 +72,20 @@ type Told = (GapReason, Option<u64>, u64, Option<u64>);
 fn gap(answer: &Answer) -> Option<Told> {
     match answer.outcome {
         Outcome::Exact => None,
-        Outcome::Gap(gap) => Some((gap.reason, gap.after.map(|after| after.offset), gap.next.offset, gap.missed)),
+        Outcome::Gap(gap) => Some((
+            gap.reason,
+            gap.after.map(|after| match after {
+                Shown::Position(position) => position.offset,
+                Shown::Foreign(_) => u64::MAX,
+            }),
+            gap.next.offset,
+            gap.missed,
+        )),
     }
+}
+
+fn foreign(token: &str) -> Start {
+    token::Token::parse(token).unwrap().start(&ChannelName::parse("c").unwrap())
 }
 
 #[test]
@@ -82,7 +94,7 @@ fn every_start_gets_what_it_asks_for_and_nothing_else() {
     let epoch = bench.ask("c", Start::Now, at(0)).top.epoch;
     bench.publish_many("c", 8);
     let after = |offset| Start::After(StreamPosition { epoch, offset });
-    let cases: [(Start, &[u64], Option<Told>); 9] = [
+    let cases: [(Start, &[u64], Option<Told>); 10] = [
         (Start::Now, &[], None),
         (Start::Beginning, &[4, 5, 6, 7, 8], None),
         (Start::Newest(2), &[7, 8], None),
@@ -92,6 +104,7 @@ fn every_start_gets_what_it_asks_for_and_nothing_else() {
         (after(2), &[4, 5, 6, 7, 8], Some((GapReason::Expired, Some(2), 4, Some(1)))),
         (after(9), &[4, 5, 6, 7, 8], Some((GapReason::BadPosition, Some(9), 4, None))),
         (Start::Unreadable, &[4, 5, 6, 7, 8], Some((GapReason::BadPosition, None, 4, None))),
+        (foreign("xyzA:1"), &[4, 5, 6, 7, 8], Some((GapReason::Epoch, Some(u64::MAX), 4, None))),
     ];
     for (start, expected, lost) in cases {
         let answer = bench.ask("c", start, at(0));
@@ -336,7 +349,7 @@ fn a_state_channel_answers_with_its_latest_value_and_never_a_gap() {
     assert!(offsets(&bench.ask("c", Start::Now, at(0))).is_empty());
     let epoch = bench.publish("c", at(0)).epoch;
     let latest = bench.publish("c", at(0));
-    for start in [Start::Now, Start::Elsewhere, Start::Unreadable, Start::After(StreamPosition { epoch, offset: 1 })] {
+    for start in [Start::Now, foreign("xyzA:1"), Start::Unreadable, Start::After(StreamPosition { epoch, offset: 1 })] {
         let answer = bench.ask("c", start, at(0));
         assert_eq!((offsets(&answer), gap(&answer)), (vec![2], None), "{start:?}");
     }

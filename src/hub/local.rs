@@ -41,8 +41,8 @@ pub struct Subscription {
     /// The connection's next subscription, or [`NO_SUBSCRIPTION`].
     pub next: u32,
     pub audience: AudienceId,
-    /// What the connection asked for.
-    pub start: Start,
+    /// The epoch of the position that the connection came with, if it came with one.
+    pub resumes: Option<Epoch>,
     channel: Key,
     phase: Phase,
 }
@@ -126,7 +126,11 @@ impl Local {
             None => self.add_channel(channel, options.namespace_id(channel.as_str())),
         };
         self.channels[channel].subscriptions += 1;
-        self.subscriptions.insert(Subscription { conn, next, audience, start, channel, phase: Phase::Asked })
+        let resumes = match start {
+            Start::After(position) => Some(position.epoch),
+            Start::Now | Start::Beginning | Start::Newest(_) | Start::Elsewhere(_) | Start::Unreadable => None,
+        };
+        self.subscriptions.insert(Subscription { conn, next, audience, resumes, channel, phase: Phase::Asked })
     }
 
     /// Forgets a subscription in whatever phase it is.

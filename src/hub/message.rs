@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::home::{Outcome, PublishError};
 use super::publication::{ChannelName, Draft, Publication};
+use super::token::Foreign;
 use crate::base::{ConnId, Key, StreamPosition};
 use crate::metrics::Snapshot;
 
@@ -80,7 +81,7 @@ pub enum Start {
     /// Whatever comes after the position.
     After(StreamPosition),
     /// After a position of a history that this server does not know.
-    Elsewhere,
+    Elsewhere(Foreign),
     /// After a position that cannot be read.
     Unreadable,
 }

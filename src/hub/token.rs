@@ -3,7 +3,7 @@
 //! One channel is `EPOCH:OFFSET`. Several are `m1.` and the base64url of records of 20 bytes, sorted by name: a 32-bit hash of
 //! the name, the epoch, the offset, each big-endian.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -22,8 +22,53 @@ const EPOCH_CHARACTERS_MAX: usize = 32;
 pub enum Token {
     Single(StreamPosition),
     /// Well formed, but no epoch of this server's making.
-    Foreign,
+    Foreign(Foreign),
     Several(Vec<(u32, StreamPosition)>),
+}
+
+/// A position of some other server's making.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Foreign {
+    /// Letters and digits, then zeros.
+    epoch: [u8; EPOCH_CHARACTERS_MAX],
+    offset: u64,
+}
+
+impl Foreign {
+    fn new(epoch: &str, offset: u64) -> Self {
+        let mut characters = [0; EPOCH_CHARACTERS_MAX];
+        characters.iter_mut().zip(epoch.bytes()).for_each(|(place, character)| *place = character);
+        Self { epoch: characters, offset }
+    }
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let epoch = self.epoch.split(|character| *character == 0).next().unwrap_or_default();
+        write!(f, "{}:{}", std::str::from_utf8(epoch).unwrap_or_default(), self.offset)
+    }
+}
+
+/// Where a subscriber says that it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shown {
+    Position(StreamPosition),
+    Foreign(Foreign),
+}
+
+impl From<StreamPosition> for Shown {
+    fn from(position: StreamPosition) -> Self {
+        Self::Position(position)
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Position(position) => position.fmt(f),
+            Self::Foreign(foreign) => foreign.fmt(f),
+        }
+    }
 }
 
 impl Token {
@@ -40,7 +85,8 @@ impl Token {
         let (epoch, offset) = text.split_once(':')?;
         let epoch_fits =
             (1..=EPOCH_CHARACTERS_MAX).contains(&epoch.len()) && epoch.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        (epoch_fits && offset.parse::<u64>().is_ok() && !offset.starts_with('+')).then_some(Self::Foreign)
+        let offset = offset.parse().ok().filter(|_| !offset.starts_with('+'))?;
+        epoch_fits.then(|| Self::Foreign(Foreign::new(epoch, offset)))
     }
 
     /// Where a channel starts by this token. Channels that a token of several does not hold start now.
@@ -48,7 +94,7 @@ impl Token {
     pub fn start(&self, channel: &ChannelName) -> Start {
         match self {
             Self::Single(position) => Start::After(*position),
-            Self::Foreign => Start::Elsewhere,
+            Self::Foreign(foreign) => Start::Elsewhere(*foreign),
             Self::Several(records) => {
                 let hash = hash(channel);
                 records.iter().find(|(known, _)| *known == hash).map_or(Start::Now, |(_, position)| Start::After(*position))
@@ -138,7 +184,12 @@ mod tests {
 
     #[test]
     fn a_foreign_epoch_is_not_a_bad_token() {
-        assert_eq!(Token::parse("xyzA:7"), Some(Token::Foreign));
+        for foreign in ["xyzA:7", &format!("{}:0", "z".repeat(32))] {
+            match Token::parse(foreign) {
+                Some(Token::Foreign(position)) => assert_eq!(position.to_string(), foreign, "it is told as it was shown"),
+                other => panic!("{other:?}"),
+            }
+        }
         assert_eq!(Token::parse("m1.").unwrap().start(&name("a")), Start::Now);
         for bad in ["", "7", ":7", "a:", "a:b", "a:+1", "a_b:1", "m1.!", "m1.AAAA", &format!("{}:1", "a".repeat(33))] {
             assert_eq!(Token::parse(bad), None, "{bad}");

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::Options;
 use super::audience::{Audience, Shape};
-use crate::hub::{Answer, ChannelName, Gap, Outcome, PayloadKind, Publication, Start, token};
+use crate::base::Epoch;
+use crate::hub::{Answer, ChannelName, Gap, Outcome, PayloadKind, Publication, token};
 use crate::protocol::codes::Disconnect;
 use crate::protocol::plain::item;
 use crate::protocol::plain::request::Format;
@@ -40,9 +41,15 @@ impl<'a> Encoder<'a> {
 
     /// What a subscriber is told first, before any publication: where it starts, and the gap if there is one. `None` where that
     /// cannot be said.
-    pub fn opening(&mut self, audience: &Audience, channel: &ChannelName, start: Start, answer: &Answer) -> Option<Vec<u8>> {
+    pub fn opening(
+        &mut self,
+        audience: &Audience,
+        channel: &ChannelName,
+        resumes: Option<Epoch>,
+        answer: &Answer,
+    ) -> Option<Vec<u8>> {
         let mut out = Vec::new();
-        self.opening_into(&mut out, audience, channel, answer, is_recovered(start, answer));
+        self.opening_into(&mut out, audience, channel, answer, is_recovered(resumes, answer));
         if let Outcome::Gap(gap) = &answer.outcome {
             self.gap_into(&mut out, audience, channel, gap).then_some(())?;
         }
@@ -175,8 +182,8 @@ impl<'a> Encoder<'a> {
 
 /// Whether a subscriber goes on exactly where it was: nothing is missing, and its position was of this history.
 #[must_use]
-pub fn is_recovered(start: Start, answer: &Answer) -> bool {
-    answer.outcome == Outcome::Exact && matches!(start, Start::After(position) if position.epoch == answer.top.epoch)
+pub fn is_recovered(resumes: Option<Epoch>, answer: &Answer) -> bool {
+    answer.outcome == Outcome::Exact && resumes == Some(answer.top.epoch)
 }
 
 fn item_of(publication: &Publication) -> Vec<u8> {

@@ -2,7 +2,7 @@ use super::*;
 use crate::base::{Epoch, StreamPosition, WallMs};
 use crate::http::body::BodyReader;
 use crate::http::head::Framing;
-use crate::hub::{Draft, GapReason, Payload};
+use crate::hub::{Draft, GapReason, Payload, Start};
 use crate::transport::event_stream::tests::read;
 use crate::ws::deflate::Inflater;
 use proptest::prelude::*;
@@ -107,7 +107,7 @@ fn only_messages_worth_it_are_compressed() {
 
 #[test]
 fn a_gap_is_said_in_each_transports_way_or_not_at_all() {
-    let gap = Gap { reason: GapReason::Expired, after: Some(at(7)), next: at(12), missed: Some(4) };
+    let gap = Gap { reason: GapReason::Expired, after: Some(at(7).into()), next: at(12), missed: Some(4) };
     let object = r#"{"channel":"news","after":"00000000001:7","next":"00000000001:12","missed":4,"reason":"expired"}"#;
     let said = |transport, format| encoded(|encoder| encoder.gap(&audience(transport, format), &channel(), &gap));
     let text = |bytes: Option<Vec<u8>>| String::from_utf8(bytes.unwrap()).unwrap();
@@ -131,24 +131,24 @@ fn the_last_word_ends_the_stream() {
     assert_eq!(end(WEBSOCKET).unwrap(), "");
 }
 
-fn opening(audience: &Audience, start: Start, outcome: Outcome) -> String {
+fn opening(audience: &Audience, resumes: Option<Epoch>, outcome: Outcome) -> String {
     let answer = Answer { top: at(41), from: at(41), outcome, page: Vec::new(), head: true };
-    String::from_utf8(encoded(|encoder| encoder.opening(audience, &channel(), start, &answer)).unwrap()).unwrap()
+    String::from_utf8(encoded(|encoder| encoder.opening(audience, &channel(), resumes, &answer)).unwrap()).unwrap()
 }
 
 #[test]
 fn a_raw_event_stream_opens_with_its_position_and_dispatches_nothing() {
-    assert_eq!(opening(&audience(EVENTS, Format::Raw), Start::Now, Outcome::Exact), "id: 00000000001:41\n\n");
+    assert_eq!(opening(&audience(EVENTS, Format::Raw), None, Outcome::Exact), "id: 00000000001:41\n\n");
     let several = Audience { several: true, ..audience(EVENTS, Format::Raw) };
-    assert_eq!(opening(&several, Start::Now, Outcome::Exact), "", "one channel's position is not the connection's");
+    assert_eq!(opening(&several, None, Outcome::Exact), "", "one channel's position is not the connection's");
 }
 
 /// Wherever a reader is cut off, the position it comes back with is one from which it is told of the gap, until it has been.
 #[test]
 fn no_position_behind_a_gap_is_told_before_it() {
-    let gap = Gap { reason: GapReason::Expired, after: Some(at(7)), next: at(42), missed: Some(34) };
+    let gap = Gap { reason: GapReason::Expired, after: Some(at(7).into()), next: at(42), missed: Some(34) };
     for format in [Format::Raw, Format::Json] {
-        let stream = opening(&audience(EVENTS, format), Start::After(at(7)), Outcome::Gap(gap));
+        let stream = opening(&audience(EVENTS, format), Some(Epoch(1)), Outcome::Gap(gap));
         let told = stream.find("\nevent: gap\n").unwrap();
         let id = stream.find("id: 00000000001:41\n").unwrap();
         assert!(stream[id..told].lines().count() == 1, "the gap's own event has the position: {stream}");
@@ -158,10 +158,9 @@ fn no_position_behind_a_gap_is_told_before_it() {
 
 #[test]
 fn only_a_position_of_this_history_is_recovered() {
-    let elsewhere = StreamPosition { epoch: Epoch(2), offset: 41 };
-    for (start, recovered) in [(Start::After(at(41)), true), (Start::After(elsewhere), false), (Start::Now, false)] {
-        let line = opening(&audience(LINES, Format::Json), start, Outcome::Exact);
-        assert!(line.contains(&format!("\"recovered\":{recovered}")), "{start:?}: {line}");
+    for (resumes, recovered) in [(Some(Epoch(1)), true), (Some(Epoch(2)), false), (None, false)] {
+        let line = opening(&audience(LINES, Format::Json), resumes, Outcome::Exact);
+        assert!(line.contains(&format!("\"recovered\":{recovered}")), "{resumes:?}: {line}");
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::Shard;
 use super::encode::{self, Encoder};
 use super::stage::Stage;
-use crate::base::{ConnId, Key, Now};
+use crate::base::{ConnId, Epoch, Key, Now};
 use crate::hub::local::{NO_SUBSCRIPTION, Phase, Subscription};
-use crate::hub::{Answer, AudienceId, Message, Outcome, Publication, Start};
+use crate::hub::{Answer, AudienceId, Message, Outcome, Publication};
 use crate::protocol::plain::item;
 
 impl Shard {
@@ -27,13 +27,13 @@ impl Shard {
 
     fn answered(&mut self, subscription: Key, mut answer: Answer, first: bool, now: Now) {
         let Some(entry) = self.local.subscription(subscription) else { return };
-        let (conn, audience, start) = (entry.conn, entry.audience, entry.start);
+        let (conn, audience, resumes) = (entry.conn, entry.audience, entry.resumes);
         if !answer.page.is_empty() && !self.has_room(conn, &answer.page) {
             // The subscription stays where the page begins.
             (answer.page, answer.head) = (Vec::new(), false);
         }
         self.local.answered(subscription, &answer);
-        self.count_outcome(audience, first.then_some(start), &answer);
+        self.count_outcome(audience, first.then_some(resumes), &answer);
         match self.connections.get(conn).map(|cell| &cell.stage) {
             Some(Stage::Poll(poll)) => {
                 let interested = !poll.facts.head_only;
@@ -63,13 +63,13 @@ impl Shard {
     /// Queues what an answer means to a subscriber that stays.
     fn tell(&mut self, subscription: Key, first: bool, answer: &Answer, now: Now) {
         let Some(entry) = self.local.subscription(subscription) else { return };
-        let (conn, start) = (entry.conn, entry.start);
+        let (conn, resumes) = (entry.conn, entry.resumes);
         let audience = self.audiences.get(entry.audience).clone();
         let channel = self.local.channel_name(entry).clone();
         let mut encoder = Encoder::new(&mut self.deflater, &self.options);
         // A gap on the way goes with its page: where the page is given up, so is the news of what came before it.
         let (opening, lost) = match &answer.outcome {
-            _ if first => (encoder.opening(&audience, &channel, start, answer), None),
+            _ if first => (encoder.opening(&audience, &channel, resumes, answer), None),
             Outcome::Gap(gap) => (Some(Vec::new()), Some(gap)),
             Outcome::Exact => (Some(Vec::new()), None),
         };
@@ -87,15 +87,17 @@ impl Shard {
         self.catching_up.push(conn);
     }
 
-    /// `start` is where the subscriber asked to start, if this is the first answer to it.
-    fn count_outcome(&mut self, audience: AudienceId, start: Option<Start>, answer: &Answer) {
+    /// `first` is the epoch that the subscriber came with, if this is the first answer to it.
+    fn count_outcome(&mut self, audience: AudienceId, first: Option<Option<Epoch>>, answer: &Answer) {
         let transport = self.audiences.get(audience).kind().label();
         if let Outcome::Gap(gap) = answer.outcome {
             self.metrics.gaps.one(item::reason(gap.reason));
         }
-        match (start, answer.outcome) {
+        match (first, answer.outcome) {
             (Some(_), Outcome::Gap(_)) => self.metrics.resumes.two(transport, "gap"),
-            (Some(start), Outcome::Exact) if encode::is_recovered(start, answer) => self.metrics.resumes.two(transport, "exact"),
+            (Some(resumes), Outcome::Exact) if encode::is_recovered(resumes, answer) => {
+                self.metrics.resumes.two(transport, "exact")
+            }
             (_, _) => {}
         }
     }

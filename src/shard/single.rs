@@ -134,5 +134,5 @@ impl Shard {
 /// The gap in the place of publications that a reader did not get.
 fn slow_gap(epoch: Epoch, extent: Extent) -> Gap {
     let at = |offset| StreamPosition { epoch, offset };
-    Gap { reason: GapReason::Slow, after: Some(at(extent.after())), next: at(extent.to() + 1), missed: Some(extent.count()) }
+    Gap { reason: GapReason::Slow, after: Some(at(extent.after()).into()), next: at(extent.to() + 1), missed: Some(extent.count()) }
 }

@@ -11,7 +11,7 @@ use ringmain::ws::{self, Opcode, Scratch};
 use serde_json::Value;
 
 use crate::settings::CHANNELS;
-use crate::track::{Excuses, Presented, Track, position};
+use crate::track::{Excuses, FOREIGN, Presented, Track, position};
 use crate::truth::{Claim, First, Truth};
 use crate::verdict::{Breach, Judged, condemn, demand};
 use crate::wire::{Heard, Reader, Way, json};
@@ -208,7 +208,7 @@ impl Client {
             0 if by_header => ("?!".to_owned(), Presented::Unreadable),
             1 if by_header || !several => {
                 let presented = if several { Presented::Unreadable } else { Presented::Foreign };
-                ("elsewhere:7".to_owned(), presented)
+                (FOREIGN.to_owned(), presented)
             }
             _ => {
                 let ahead = |last: Option<StreamPosition>| last.map(|last| StreamPosition { offset: last.offset + 1000, ..last });

@@ -21,6 +21,9 @@ pub enum Presented {
     Unreadable,
 }
 
+/// A token of another server's making.
+pub const FOREIGN: &str = "elsewhere:7";
+
 /// How far the connection has come with the channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
@@ -168,7 +171,14 @@ impl Track {
     pub fn gap(&mut self, gap: &Value, excuses: &Excuses, truth: &mut Truth) -> Judged {
         let name = self.name();
         demand(!self.state, Breach::FalseGap, || format!("{name}: a state channel told of a gap"))?;
-        let after = gap["after"].as_str().map(position).transpose()?;
+        let after = match (self.presented, gap["after"].as_str()) {
+            // What some other server made is told as it was shown.
+            (Presented::Foreign, shown) if self.stage != Stage::Going => {
+                demand(shown == Some(FOREIGN), Breach::FalseGap, || format!("{name}: {FOREIGN} was shown, not as in {gap}"))?;
+                None
+            }
+            (_, shown) => shown.map(position).transpose()?,
+        };
         let Some(next) = gap["next"].as_str() else { return condemn(Breach::FalseGap, format!("{name}: no next in {gap}")) };
         let next = position(next)?;
         let reason = gap["reason"].as_str().unwrap_or_default();

@@ -180,7 +180,7 @@ mod tests {
             written(|out| subscribed(out, &channel(), position(41), true)),
             r#"{"subscribed":{"channel":"news","position":"00000000001:41","recovered":true}}"#
         );
-        let lost = Gap { reason: GapReason::Expired, after: Some(position(7)), next: position(12), missed: Some(4) };
+        let lost = Gap { reason: GapReason::Expired, after: Some(position(7).into()), next: position(12), missed: Some(4) };
         let expected =
             r#"{"gap":{"channel":"news","after":"00000000001:7","next":"00000000001:12","missed":4,"reason":"expired"}}"#;
         assert_eq!(written(|out| gap(out, &channel(), &lost)), expected);

@@ -156,7 +156,7 @@ impl SubscribeRequest {
         let start = |channel: &ChannelName| match &self.from {
             From::Same(start) => *start,
             // A position of one channel says nothing about several.
-            From::Token(Token::Single(_) | Token::Foreign) if self.channels.len() > 1 => Start::Unreadable,
+            From::Token(Token::Single(_) | Token::Foreign(_)) if self.channels.len() > 1 => Start::Unreadable,
             From::Token(token) => token.start(channel),
         };
         self.channels.iter().map(|channel| (channel.clone(), start(channel))).collect()

@@ -93,6 +93,7 @@ fn raw_is_for_one_channel_on_a_live_transport() {
 fn the_last_event_id_wins_over_the_url_and_the_url_over_if_none_match() {
     let after = |offset| Start::After(StreamPosition { epoch: Epoch(1), offset });
     let (id, tag) = (("last-event-id", "00000000001:3"), ("if-none-match", "\"00000000001:5\""));
+    let elsewhere = Token::parse("xyzA:3").unwrap().start(&ChannelName::parse("a").unwrap());
     for (query, headers, start, if_none_match) in [
         ("", &[][..], Start::Now, false),
         ("?since=00000000001:4", &[id, tag], after(3), false),
@@ -105,8 +106,8 @@ fn the_last_event_id_wins_over_the_url_and_the_url_over_if_none_match() {
         ("", &[("if-none-match", "\"other\", \"00000000001:5\"")], after(5), true),
         ("", &[("if-none-match", "\"other\"")], Start::Unreadable, true),
         ("", &[("last-event-id", "nonsense")], Start::Unreadable, false),
-        ("", &[("last-event-id", "xyzA:3")], Start::Elsewhere, false),
-        ("?since=xyzA:3", &[], Start::Elsewhere, false),
+        ("", &[("last-event-id", "xyzA:3")], elsewhere, false),
+        ("?since=xyzA:3", &[], elsewhere, false),
         ("?unknown=1", &[("last-event-id", "")], Start::Now, false),
     ] {
         let request = parse(&format!("/channels/a{query}"), headers).unwrap();

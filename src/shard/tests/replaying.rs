@@ -152,3 +152,14 @@ fn a_poll_takes_as_much_as_a_page_and_goes_on_from_there() {
     }
     assert_eq!(got, [0, 1, 2].map(|_| vec![0, 1, 2]));
 }
+
+#[test]
+fn a_gap_names_the_position_that_was_shown_wherever_it_could_be_read() {
+    let mut world = World::new();
+    world.publish("a", "1");
+    for (shown, after) in [("xyzA:7", serde_json::json!("xyzA:7")), ("nonsense", serde_json::Value::Null)] {
+        let messages = world.get("/channels/a", &format!("Last-Event-ID: {shown}\r\n")).json()["messages"].clone();
+        assert_eq!(messages[0]["gap"]["after"], after, "{messages}");
+        assert_eq!(messages[0]["gap"]["missed"], serde_json::Value::Null);
+    }
+}
