@@ -7,7 +7,9 @@ use super::Slots;
 /// Name of a value in an [`Arena`]: good until the value is removed, refused ever after.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Key {
+    /// Its place.
     pub index: u32,
+    /// How often the place had been given out before.
     pub generation: u32,
 }
 
@@ -38,6 +40,7 @@ impl<T> Default for Arena<T> {
 }
 
 impl<T> Arena<T> {
+    /// Puts a value in; its key stays valid until it is removed.
     pub fn insert(&mut self, value: T) -> Key {
         let index = self.free.pop().unwrap_or_else(|| {
             self.next += 1;
@@ -49,6 +52,7 @@ impl<T> Arena<T> {
         Key { index, generation: place.generation }
     }
 
+    /// Takes a value out, unless the key is out of date.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         let place = self.places.get_mut(key.index).filter(|place| place.generation == key.generation)?;
         let value = place.value.take()?;
@@ -57,11 +61,13 @@ impl<T> Arena<T> {
         Some(value)
     }
 
+    /// The value, unless the key is out of date.
     #[must_use]
     pub fn get(&self, key: Key) -> Option<&T> {
         self.places.get(key.index).filter(|place| place.generation == key.generation)?.value.as_ref()
     }
 
+    /// The value to change, unless the key is out of date.
     #[must_use]
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         self.places.get_mut(key.index).filter(|place| place.generation == key.generation)?.value.as_mut()
@@ -73,6 +79,7 @@ impl<T> Arena<T> {
         self.places.get(index)?.value.as_ref()
     }
 
+    /// The value now at an index, whatever its generation.
     #[must_use]
     pub fn at_mut(&mut self, index: u32) -> Option<&mut T> {
         self.places.get_mut(index)?.value.as_mut()
@@ -98,6 +105,7 @@ impl<T> Arena<T> {
         self.next as usize - self.free.len()
     }
 
+    /// Whether it holds nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

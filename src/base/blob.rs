@@ -108,7 +108,9 @@ pub enum FrameTag {
 /// One whole unit of a connection's output: never torn by a policy, finished once begun.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
+    /// Its bytes on the wire.
     pub blob: Blob,
+    /// What it carries.
     pub tag: FrameTag,
 }
 
@@ -134,12 +136,14 @@ impl Frame {
 /// What leaves in one send: usually one shared frame, sometimes several gathered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Frames {
+    /// A single frame, without a list around it.
     One(Frame),
     /// Not empty.
     Many(Vec<Frame>),
 }
 
 impl Frames {
+    /// The frames in the order in which they leave.
     #[must_use]
     pub fn as_slice(&self) -> &[Frame] {
         match self {

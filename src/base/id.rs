@@ -8,7 +8,9 @@ use std::fmt;
 /// over them. A completion or message for an older generation is stale and must be dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ConnId {
+    /// Its place in the worker's tables.
     pub slot: u32,
+    /// How often the place had been given out before.
     pub generation: u32,
 }
 

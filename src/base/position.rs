@@ -47,7 +47,9 @@ impl fmt::Display for Epoch {
 /// `epoch:offset`. Offset 0 is the position before the first publication.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct StreamPosition {
+    /// Which history.
     pub epoch: Epoch,
+    /// The place in it; 0 is before the first publication.
     pub offset: u64,
 }
 

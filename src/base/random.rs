@@ -7,6 +7,7 @@ pub struct Random {
 }
 
 impl Random {
+    /// The same seed gives the same numbers.
     #[must_use]
     pub const fn seeded(seed: u64) -> Self {
         Self { state: seed }

@@ -23,6 +23,7 @@ impl<T: Default> Slots<T> {
         self.chunks.get((slot >> CHUNK_BITS) as usize)?.get(slot as usize & (CHUNK - 1))
     }
 
+    /// The value of a slot that has ever been reached.
     #[must_use]
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
         self.chunks.get_mut((slot >> CHUNK_BITS) as usize)?.get_mut(slot as usize & (CHUNK - 1))
@@ -43,6 +44,7 @@ impl<T: Default> Slots<T> {
         u32::try_from(self.chunks.len() * CHUNK).unwrap_or(u32::MAX)
     }
 
+    /// Whether no slot has ever been reached.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty()

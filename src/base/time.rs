@@ -36,6 +36,8 @@ pub struct WallMs(pub u64);
 /// The instant of a turn, on both clocks. The wall clock may jump; deadlines use the monotonic one only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Now {
+    /// For deadlines and durations.
     pub monotonic: Nanos,
+    /// For people.
     pub wall: WallMs,
 }

@@ -81,6 +81,7 @@ impl Wheel {
         self.len
     }
 
+    /// Whether no deadline is set.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0

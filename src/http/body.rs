@@ -59,6 +59,7 @@ pub struct BodyStep<'a> {
 }
 
 impl BodyReader {
+    /// Reads the body that a head declares.
     #[must_use]
     pub const fn new(framing: Framing) -> Self {
         let state = match framing {

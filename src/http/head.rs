@@ -63,6 +63,7 @@ impl Method {
     }
 }
 
+/// The versions of HTTP/1 (RFC 9112 section 2.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Version {
     Http10,
@@ -110,6 +111,7 @@ impl fmt::Debug for Head {
 }
 
 impl Head {
+    /// The method, as far as we act on it by name.
     #[must_use]
     pub const fn method(&self) -> Method {
         self.method
@@ -139,11 +141,13 @@ impl Head {
         self.query.map(|query| self.span(query))
     }
 
+    /// The version, which decides about keep-alive and chunks.
     #[must_use]
     pub const fn version(&self) -> Version {
         self.version
     }
 
+    /// How the end of the body is found (RFC 9112 section 6.3).
     #[must_use]
     pub const fn framing(&self) -> Framing {
         self.framing
@@ -161,6 +165,7 @@ impl Head {
         self.keep_alive
     }
 
+    /// Whether the client waits for `100 Continue` (RFC 9110 section 10.1.1).
     #[must_use]
     pub const fn expects_continue(&self) -> bool {
         self.expects_continue

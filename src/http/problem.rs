@@ -45,16 +45,19 @@ impl Problem {
         Self { status, code, detail: detail.into(), retry_after_s: None, fields: Vec::new() }
     }
 
+    /// 400: the request itself is wrong.
     #[must_use]
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(400, detail)
     }
 
+    /// 403: understood, and not allowed.
     #[must_use]
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(403, detail)
     }
 
+    /// 404: neither a door nor a route.
     #[must_use]
     pub fn not_found(path: &str) -> Self {
         Self::new(404, format!("nothing answers {path} here: no door and no route has it"))
@@ -71,11 +74,13 @@ impl Problem {
         Self::new(401, detail).with("WWW-Authenticate", "apikey")
     }
 
+    /// 405, with the methods that the door takes (RFC 9110 section 15.5.6).
     #[must_use]
     pub fn method_not_allowed(allow: &'static str) -> Self {
         Self::new(405, format!("this door takes {allow}")).with("Allow", allow)
     }
 
+    /// 413: a body over so many bytes.
     #[must_use]
     pub fn too_large(bytes_max: usize) -> Self {
         Self::new(413, format!("the body is over {bytes_max} bytes"))
@@ -94,12 +99,14 @@ impl Problem {
         if status == 426 { problem.with("Upgrade", "websocket").with("Sec-WebSocket-Version", "13") } else { problem }
     }
 
+    /// Adds a field to the response.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: &str) -> Self {
         self.fields.push((name, value.to_owned()));
         self
     }
 
+    /// The response: `application/problem+json`, and `Retry-After` where trying again may help.
     #[must_use]
     pub fn response(&self) -> Response {
         let temporary = self.retry_after_s.is_some();

@@ -29,17 +29,20 @@ impl Response {
         Self::new(status, "application/json", body)
     }
 
+    /// Adds a field.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.fields.push((name, value.into()));
         self
     }
 
+    /// The status code.
     #[must_use]
     pub const fn status(&self) -> u16 {
         self.status
     }
 
+    /// The body, which an answer to HEAD leaves out.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.body

@@ -317,6 +317,7 @@ impl Local {
         (unwanted, true)
     }
 
+    /// The subscription, unless it has gone.
     #[must_use]
     pub fn subscription(&self, key: Key) -> Option<&Subscription> {
         self.subscriptions.get(key)
@@ -328,6 +329,7 @@ impl Local {
         Some((self.subscriptions.key_at(index)?, self.subscriptions.at(index)?))
     }
 
+    /// How far the subscription is, unless it has gone.
     #[must_use]
     pub fn phase(&self, key: Key) -> Option<Phase> {
         self.subscriptions.get(key).map(|subscription| subscription.phase)
@@ -381,6 +383,7 @@ impl Local {
         self.channels[key].namespace
     }
 
+    /// The name of a channel.
     #[must_use]
     pub fn channel_of(&self, key: Key) -> &ChannelName {
         &self.channels[key].name

@@ -42,14 +42,17 @@ pub struct WorkerSet {
 }
 
 impl WorkerSet {
+    /// Adds a worker.
     pub fn insert(&mut self, worker: ShardId) {
         self.bits[worker.index() / 64] |= 1 << (worker.index() % 64);
     }
 
+    /// Takes a worker out.
     pub fn remove(&mut self, worker: ShardId) {
         self.bits[worker.index() / 64] &= !(1 << (worker.index() % 64));
     }
 
+    /// Whether no worker is in it.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.bits == [0; 2]

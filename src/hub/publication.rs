@@ -30,6 +30,7 @@ impl ChannelName {
         }
     }
 
+    /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -107,6 +107,7 @@ impl Labelled {
         self.counts.iter().find(|(known, _)| known == labels).map_or(0, |(_, count)| *count)
     }
 
+    /// Labels and counts, in the order in which they first came.
     pub fn iter(&self) -> impl Iterator<Item = &(Labels, u64)> {
         self.counts.iter()
     }
@@ -130,6 +131,7 @@ pub enum TransportKind {
 }
 
 impl TransportKind {
+    /// All of them, in the order of their places in arrays.
     pub const ALL: [Self; 5] = [Self::WebSocket, Self::EventStream, Self::Stream, Self::Poll, Self::Http];
 
     /// Its place in arrays by transport.
@@ -189,19 +191,31 @@ impl ConnectionKind {
 /// What one shard counts.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
+    /// Clients' connections.
     pub connections_accepted: u64,
+    /// Subscribers turned away, by reason.
     pub connections_refused: Labelled,
+    /// Subscribers and WebSockets gone, by transport and close code.
     pub disconnects: Labelled,
     /// From the accepting of a connection to the answer of the upgrade or stream that is its first request.
     pub handshake_duration: Durations,
+    /// WebSockets whose ping was not answered in time.
     pub pong_timeouts: u64,
+    /// Stored, by door and namespace; counted at the home.
     pub publications: Labelled,
+    /// Refused, by error code.
     pub publish_errors: Labelled,
+    /// Repeats of an idempotency key.
     pub publish_duplicates: u64,
+    /// Publications queued for subscribers, by [`TransportKind`].
     pub deliveries: [u64; 5],
+    /// By transport and outcome.
     pub resumes: Labelled,
+    /// Told to subscribers, by reason.
     pub gaps: Labelled,
+    /// Full queues, by policy.
     pub slow_consumer: Labelled,
+    /// Given up for a full queue, by policy.
     pub publications_dropped: Labelled,
     /// Publications that became a gap because too much waited, by where: for a worker, or for a channel's subscribers.
     pub publications_collapsed: Labelled,
@@ -211,16 +225,24 @@ pub struct Counters {
     pub channels_refused: u64,
     /// Messages that found a mailbox full, by worker.
     pub mailbox_spilled: Labelled,
+    /// From clients and upstreams.
     pub received_bytes: u64,
+    /// Taken by the kernel, by [`TransportKind`].
     pub sent_bytes: [u64; 5],
     pub sends: u64,
     /// Publications in each send that carried any.
     pub publications_per_send: Sizes,
+    /// Answered, by door, method and status.
     pub http_requests: Labelled,
+    /// Requests that broke a rule, by rule.
     pub http_parse_errors: Labelled,
+    /// Messages and control frames, by opcode.
     pub ws_messages_received: Labelled,
+    /// WebSockets closed for breaking the protocol, by close code.
     pub ws_protocol_errors: Labelled,
+    /// By upstream and status.
     pub upstream_requests: Labelled,
+    /// By upstream and reason.
     pub upstream_errors: Labelled,
     /// From a request's head to the end of its response, by upstream.
     pub upstream_duration: NamedDurations,
@@ -350,6 +372,7 @@ pub struct RingCounters {
     pub cq_overflows: u64,
     pub sends: u64,
     pub sent_bytes: u64,
+    /// From clients and upstreams.
     pub received_bytes: u64,
 }
 

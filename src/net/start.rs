@@ -146,6 +146,7 @@ impl std::error::Error for ServeError {}
 
 /// A server at work.
 pub struct Running {
+    /// What it listens on and found in the kernel.
     pub bound: Bound,
     pub(super) post: Post<Parcel>,
     pub(super) bells: Bells,

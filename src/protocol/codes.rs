@@ -23,6 +23,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All of them.
     pub const ALL: [Self; 14] = [
         Self::Internal,
         Self::Unauthorized,
@@ -40,11 +41,13 @@ impl ErrorCode {
         Self::ConcurrentPagination,
     ];
 
+    /// The number on the wire.
     #[must_use]
     pub const fn number(self) -> u16 {
         self as u16
     }
 
+    /// The text that goes with it on the wire.
     #[must_use]
     pub const fn message(self) -> &'static str {
         match self {
@@ -127,6 +130,7 @@ pub enum Disconnect {
 const TERMINAL: u16 = 3500;
 
 impl Disconnect {
+    /// All of them.
     pub const ALL: [Self; 23] = [
         Self::Shutdown,
         Self::TooBig,

@@ -31,6 +31,7 @@ pub use tunnel::{FrameWalk, Tunnel};
 /// `[upstreams.NAME]` and `[[routes]]`.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// In the order of the file.
     pub upstreams: Vec<Upstream>,
     /// Longest path prefix wins; ties by order in the file.
     pub routes: Vec<Route>,
@@ -39,9 +40,11 @@ pub struct Options {
 /// One backend service.
 #[derive(Clone, Debug)]
 pub struct Upstream {
+    /// As the configuration and metrics have it.
     pub name: String,
     /// Resolved at start. One server is used in this version.
     pub servers: Vec<SocketAddr>,
+    /// To open a connection, or to get one that another request has.
     pub connect_timeout: Duration,
     /// From the last byte of the request to the first of the response.
     pub response_timeout: Duration,

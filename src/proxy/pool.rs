@@ -73,13 +73,18 @@ pub enum PutBack {
 /// How many there are of each, for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
+    /// Connections being opened.
     pub connecting: usize,
+    /// Connections that serve a request.
     pub in_use: usize,
+    /// Connections kept for the next one.
     pub idle: usize,
+    /// Requests without a connection.
     pub waiting: usize,
 }
 
 impl Pool {
+    /// A pool without connections.
     #[must_use]
     pub fn new(upstream: &Upstream) -> Self {
         Self {

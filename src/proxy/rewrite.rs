@@ -35,6 +35,7 @@ const CLAIMS: [&str; 3] = ["x-forwarded-port", "x-forwarded-server", "x-real-ip"
 /// What is known of the client beyond its request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Downstream {
+    /// The client, or the proxy before us.
     pub peer: SocketAddr,
     /// It came over TLS.
     pub secure: bool,
@@ -45,6 +46,7 @@ pub struct Downstream {
 /// What a response has to know of the request it answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReplyTo {
+    /// What the client speaks.
     pub version: Version,
     /// The request was HEAD: no body follows the head.
     pub head_only: bool,

@@ -41,6 +41,7 @@ impl Lease {
         self.length as usize
     }
 
+    /// Whether it holds no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.length == 0

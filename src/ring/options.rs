@@ -87,6 +87,7 @@ impl Queues {
 pub struct SetupFlags(u8);
 
 impl SetupFlags {
+    /// No flag.
     pub const NONE: Self = Self(0);
     /// Linux 6.6.
     pub const NO_SQARRAY: Self = Self(1);
@@ -107,16 +108,19 @@ impl SetupFlags {
         (Self::SUBMIT_ALL, "SUBMIT_ALL"),
     ];
 
+    /// Whether all of the other's flags are among these.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
+    /// Whether any of the other's flags is among these.
     #[must_use]
     pub const fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
+    /// These but the other's.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)

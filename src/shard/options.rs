@@ -34,6 +34,7 @@ impl Default for SpillOptions {
 /// What concerns the doors as a whole.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
+    /// Whether the playground is served where no route is.
     pub development: bool,
     /// Prefix of every door, without a trailing slash; empty for none.
     pub door_prefix: String,
@@ -45,6 +46,7 @@ pub struct ServerOptions {
     pub loopback: bool,
     /// `[echo] enabled`.
     pub echo: bool,
+    /// How long connections are given to leave.
     pub drain_timeout: Duration,
 }
 

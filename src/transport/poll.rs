@@ -8,12 +8,14 @@ use crate::http::response;
 pub struct Answer<'a> {
     /// Each one JSON.
     pub items: &'a [Vec<u8>],
+    /// Where the next poll goes on.
     pub token: &'a str,
     /// Whether "nothing new" is said by 304.
     pub not_modified: bool,
 }
 
 impl Answer<'_> {
+    /// 200, or 304 for nothing new.
     #[must_use]
     pub const fn status(&self) -> u16 {
         if self.items.is_empty() && self.not_modified { 304 } else { 200 }
@@ -74,7 +76,10 @@ mod tests {
     #[test]
     fn nothing_new_is_an_empty_list_or_not_modified() {
         assert!(text(&[], false, false).ends_with("{\"messages\":[],\"position\":\"e:1\"}"));
-        assert_eq!(text(&[], true, false), "HTTP/1.1 304 Not Modified\r\nDate: D\r\nETag: \"e:1\"\r\nCache-Control: no-store\r\n\r\n");
+        assert_eq!(
+            text(&[], true, false),
+            "HTTP/1.1 304 Not Modified\r\nDate: D\r\nETag: \"e:1\"\r\nCache-Control: no-store\r\n\r\n"
+        );
         assert!(text(&[], false, true).ends_with("Content-Length: 32\r\n\r\n"));
     }
 

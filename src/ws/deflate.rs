@@ -41,15 +41,18 @@ pub struct DeflateParams {
 pub struct WindowBits(u8);
 
 impl WindowBits {
+    /// 32 KiB, what is used unless something smaller was agreed on.
     pub const MAX: Self = Self(15);
     const MIN: Self = Self(9);
     const COUNT: usize = (Self::MAX.0 - Self::MIN.0) as usize + 1;
 
+    /// 8 to 15 (RFC 7692 section 7.1.2).
     #[must_use]
     pub const fn new(bits: u8) -> Option<Self> {
         if bits >= Self::MIN.0 && bits <= Self::MAX.0 { Some(Self(bits)) } else { None }
     }
 
+    /// The base-2 logarithm of the window's bytes.
     #[must_use]
     pub const fn bits(self) -> u8 {
         self.0

@@ -81,6 +81,7 @@ impl ApiError {
         }
     }
 
+    /// The answer to the caller, in the mode that it asked for.
     #[must_use]
     pub fn response(self, mode: ErrorMode) -> Response {
         match self {

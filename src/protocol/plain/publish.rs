@@ -69,6 +69,7 @@ impl fmt::Display for BodyError {
 }
 
 impl BodyError {
+    /// The answer to the publisher.
     #[must_use]
     pub fn problem(&self) -> Problem {
         Problem::bad_request(self.to_string())

@@ -102,6 +102,7 @@ impl fmt::Display for RequestError {
 }
 
 impl RequestError {
+    /// The answer to the subscriber.
     #[must_use]
     pub fn problem(&self) -> Problem {
         match self {
