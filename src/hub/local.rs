@@ -149,8 +149,15 @@ impl Local {
     /// Enters the home's answer. Returns the phase the subscription is in now, `None` if it has gone meanwhile.
     pub fn answered(&mut self, subscription: Key, answer: &Answer) -> Option<Phase> {
         let Subscription { conn, channel, audience, phase, .. } = *self.subscriptions.get(subscription)?;
-        let seen = self.channels[channel].seen.get_or_insert(answer.top);
-        seen.offset = seen.offset.max(answer.top.offset);
+        let Channel { seen, recent, .. } = &mut self.channels[channel];
+        let seen = seen.get_or_insert(answer.top);
+        if answer.top.offset > seen.offset {
+            seen.offset = answer.top.offset;
+            // The answer has overtaken publications that were given up on the way; a poll from before them is the home's to answer.
+            if let Some(recent) = recent {
+                recent.restart(answer.top.offset);
+            }
+        }
         let phase = if answer.head {
             self.put_in(
                 channel,

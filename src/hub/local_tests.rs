@@ -222,3 +222,23 @@ fn a_reload_finds_the_namespaces_of_open_channels_anew() {
     bench.local.reload(&options);
     assert_eq!(name_of(&bench.local, &options), "c");
 }
+
+#[test]
+fn an_answer_ahead_of_what_came_leaves_older_polls_to_the_home() {
+    let mut bench = Bench::default();
+    bench.poll(seconds(0));
+    let key = bench.local.join(
+        &name("c"),
+        ConnId { slot: 70, generation: 1 },
+        AudienceId(0),
+        Start::Now,
+        NO_SUBSCRIPTION,
+        &Options::default(),
+    );
+    // The publications up to 14 were in front of this answer and have been given up for a loss up to 16 behind it.
+    let top = StreamPosition { offset: 14, ..TOP };
+    bench.local.answered(key, &Answer { top, from: top, outcome: Outcome::Exact, page: Vec::new(), head: true });
+    assert!(bench.local.answer_poll(&name("c"), after(10), TTL, seconds(1)).is_none(), "11 to 14 never came here");
+    let head = bench.local.answer_poll(&name("c"), after(14), TTL, seconds(1)).unwrap();
+    assert_eq!((head.top, head.page.len()), (top, 0));
+}
