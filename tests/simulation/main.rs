@@ -25,7 +25,7 @@ use world::World;
 
 const STEPS: u64 = 400;
 /// Runs that CI makes.
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 4000;
 
 /// How a run was condemned, and when.
 struct Failure {
