@@ -101,6 +101,8 @@ fn no_subscriber_loses_repeats_or_reorders_a_publication() {
     let seeds = number("SEEDS").unwrap_or(SEEDS);
     let (totals, failed) = run_all(seeds);
     if let Some(seed) = failed {
+        // Said first, in case the run ends in a panic instead of a verdict.
+        println!("seed {seed} failed");
         panic!("{}", report(seed));
     }
     println!("{seeds} runs provoked:");

@@ -483,6 +483,10 @@ impl World {
     }
 
     fn close(&mut self, at: usize, conn: ConnId, how: CloseHow) {
+        // It broke before the shell was asked to close it: the slot is free already.
+        if !self.publishers.contains_key(&(at, conn)) && !self.owners.contains_key(&(at, conn)) {
+            return;
+        }
         let draining = self.workers[at].draining;
         if let Some(publisher) = self.publishers.remove(&(at, conn)) {
             let judged = demand(publisher.requests.is_empty() || draining, Breach::Unanswered, || {
