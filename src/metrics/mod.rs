@@ -400,8 +400,12 @@ pub struct LoopFacts {
     pub accepted: u64,
     /// Fresh connections given to other workers.
     pub handed_over: u64,
+    /// Connections that a drain accepted and found no slot for.
+    pub lost_connections: u64,
     /// Operations whose completion never came; each is a bug.
     pub lost_completions: u64,
+    /// Completions for connections that had gone; each is a bug.
+    pub stale_completions: u64,
     /// Connections open now.
     pub connections: u64,
     /// Connections now without an armed receive.

@@ -5,20 +5,27 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::cells::{Flags, Stage};
+use super::cells::{Cell, Flags, Stage};
 use super::deadlines::Due;
 use super::sockets::Sockets;
+use rustix::io::Errno;
+
 use crate::base::{ConnId, Now};
 use crate::metrics::Label;
 use crate::ring::{Completion, Kind, Token};
 use crate::shard::{Input, ListenerId, Shard};
 
-/// Free slots below which connections are accepted one at a time: an armed multishot accept may take a whole backlog in one
-/// enter, and the kernel drops what finds no slot.
+/// Free slots per listener below which connections are accepted one by one: an armed multishot accept may take a whole backlog
+/// in one enter, and the kernel drops what finds no slot.
 const MULTISHOT_ROOM_MIN: u32 = 4096;
+/// Single accepts armed at once on a listener.
+const LANES: u32 = 8;
+/// Free slots for each of them.
+const SLOTS_PER_LANE: u32 = 8;
+/// How soon a worker that could not accept for want of room anywhere looks again: others do not tell when they have room.
+const FULL_RETRY: Duration = Duration::from_millis(100);
 /// Shares of the descriptor table, in percent: above the first fresh connections go elsewhere, above the second none is accepted.
 const CROWDED_PERCENT: u64 = 95;
 const FULL_PERCENT: u64 = 98;
@@ -36,6 +43,10 @@ pub struct Listener {
     /// An address of the family of its peers.
     pub like: IpAddr,
     pub state: Accepting,
+    /// Accepts that are armed, one bit each; bit 0 alone where it is a multishot one.
+    lanes: u32,
+    /// Whether what is armed is a multishot accept, for which no slot is booked.
+    is_multishot: bool,
     pub backoff: Duration,
 }
 
@@ -44,22 +55,24 @@ pub struct Listener {
 pub enum Accepting {
     /// Not armed, and nobody has said why not.
     Idle,
-    Armed {
-        multishot: bool,
-    },
-    /// Being cancelled, to be closed or armed anew.
+    Multishot,
+    /// Up to [`LANES`] single accepts are armed.
+    OneByOne,
+    /// Being cancelled, to be emptied or armed anew.
     Stopping,
     /// The kernel refused; waits for its deadline or for a connection to close.
     BackingOff,
-    /// Every table is full; waits for a connection to close.
+    /// This table is full, or every table is; waits for a connection to close, here or elsewhere.
     Full,
+    /// A drain takes over what had connected; waits for a slot or a descriptor.
+    Emptying,
     /// Closed for good.
     Closed,
 }
 
 impl Listener {
     pub fn new(socket: OwnedFd, id: ListenerId, like: IpAddr) -> Self {
-        Self { socket, id, like, state: Accepting::Idle, backoff: BACKOFF_MIN }
+        Self { socket, id, like, state: Accepting::Idle, lanes: 0, is_multishot: false, backoff: BACKOFF_MIN }
     }
 
     /// Health and metrics are asked for until the end: only so can a balancer see that this server is not ready any more.
@@ -77,31 +90,44 @@ impl Sockets {
     }
 
     fn arm_accept(&mut self, index: usize) {
-        let (full, multishot) = (self.is_full(), self.may_accept_multishot());
+        let (multishot, lanes_max) = (self.has_multishot_room(1), self.lanes_max());
+        let closed = self.is_full() && self.roomier().is_none();
         let Some(listener) = self.listeners.get_mut(index) else { return };
-        if matches!(listener.state, Accepting::Armed { .. } | Accepting::Stopping | Accepting::Closed) {
-            return;
+        match listener.state {
+            Accepting::Idle | Accepting::OneByOne | Accepting::BackingOff | Accepting::Full => {}
+            Accepting::Multishot | Accepting::Stopping | Accepting::Emptying | Accepting::Closed => return,
         }
-        if full {
-            listener.state = Accepting::Full;
-            return;
+        if multishot && listener.lanes == 0 {
+            (listener.state, listener.lanes, listener.is_multishot) = (Accepting::Multishot, 1, true);
+            return self.ring.accept_multishot(listener.socket.as_fd(), accept_token(index, 0));
         }
-        listener.state = Accepting::Armed { multishot };
-        let token = accept_token(index);
-        if multishot {
-            self.ring.accept_multishot(listener.socket.as_fd(), token);
-        } else {
-            self.ring.accept_once(listener.socket.as_fd(), token);
+        listener.is_multishot = false;
+        for lane in (0..LANES).filter(|_| !closed) {
+            // An accept that finds no slot loses its connection.
+            let wanted = listener.lanes & (1 << lane) == 0 && listener.lanes.count_ones() < lanes_max;
+            if wanted && self.peers.loads.book_accept(self.peers.me) {
+                listener.lanes |= 1 << lane;
+                self.ring.accept_once(listener.socket.as_fd(), accept_token(index, lane));
+            }
         }
+        listener.state = if listener.lanes == 0 { Accepting::Full } else { Accepting::OneByOne };
     }
 
-    fn may_accept_multishot(&self) -> bool {
+    /// Single accepts a listener may have armed: what they have booked cannot be given to connections from other workers.
+    fn lanes_max(&self) -> u32 {
+        (self.ring.features().files.saturating_sub(self.live) / SLOTS_PER_LANE).clamp(1, LANES)
+    }
+
+    /// Whether there is room for the backlogs of all listeners, `times` over.
+    fn has_multishot_room(&self, times: u32) -> bool {
         let features = self.ring.features();
-        features.peer_name && features.files.saturating_sub(self.live) > MULTISHOT_ROOM_MIN
+        let listeners = u32::try_from(self.listeners.len()).unwrap_or(u32::MAX);
+        let room = MULTISHOT_ROOM_MIN.saturating_mul(listeners).saturating_mul(times);
+        features.peer_name && features.files.saturating_sub(self.live) > room
     }
 
     pub(super) fn accepted(&mut self, completion: &Completion, shard: &mut Shard, now: Now) {
-        let index = completion.token.slot as usize;
+        let (index, lane) = lane_of(completion.token);
         if let Ok(slot) = u32::try_from(completion.result) {
             if let Some(listener) = self.listeners.get_mut(index) {
                 listener.backoff = BACKOFF_MIN;
@@ -109,7 +135,7 @@ impl Sockets {
             self.fresh(slot, index, completion.address, shard, now);
         }
         if !completion.more {
-            self.accept_ended(index, completion.result, now);
+            self.accept_ended(index, lane, completion.result, now);
         }
     }
 
@@ -117,11 +143,11 @@ impl Sockets {
     fn fresh(&mut self, slot: u32, listener: usize, address: Option<SocketAddr>, shard: &mut Shard, now: Now) {
         let conn = self.claim(slot, Stage::Fresh);
         self.facts.accepted += 1;
-        self.count_load(self.peers.me, true);
+        self.peers.loads.add_connection(self.peers.me);
         self.note_listener(conn, listener);
         match address {
             Some(address) => self.named(conn, Some(address), shard, now),
-            None => self.ask_name(conn, listener),
+            None => self.ask_name(conn),
         }
         self.limit_accepting();
     }
@@ -132,27 +158,53 @@ impl Sockets {
         }
     }
 
-    fn ask_name(&mut self, conn: ConnId, listener: usize) {
-        let Some(listener) = self.listeners.get(listener) else { return };
-        let like = listener.like;
+    pub(super) fn ask_name(&mut self, conn: ConnId) {
+        let Some(&mut Cell { listener, .. }) = self.in_stage(conn, Stage::Fresh) else { return };
+        let Some(&Listener { like, .. }) = self.listeners.get(usize::from(listener)) else { return };
         self.begin(conn, Flags::default());
         self.ring.peer_name(conn, like);
     }
 
-    /// An accept is over, for the reason that its result gives.
-    fn accept_ended(&mut self, index: usize, result: i32, now: Now) {
-        let Some(listener) = self.listeners.get_mut(index) else { return };
-        if listener.state == Accepting::Closed {
-            return;
+    /// The kernel has said who the peer is, or why it cannot.
+    pub(super) fn name_told(&mut self, conn: ConnId, completion: &Completion, shard: &mut Shard, now: Now) {
+        if matches!(-completion.result, libc::ENOMEM | libc::EAGAIN | libc::EINTR) {
+            return self.deadlines.set(now.monotonic + BACKOFF_MIN, Due::Name(conn));
         }
-        let was = std::mem::replace(&mut listener.state, Accepting::Idle);
-        let stays = listener.stays_in_drain();
-        if was == Accepting::Stopping && self.draining && !stays {
-            self.close_listener(index);
-        } else if result >= 0 || concerns_one_connection(-result) {
-            self.arm_accept(index);
-        } else {
-            self.back_off(index, -result, now);
+        self.named(conn, completion.address, shard, now);
+    }
+
+    /// An accept is over, for the reason that its result gives.
+    fn accept_ended(&mut self, index: usize, lane: u32, result: i32, now: Now) {
+        let Some(listener) = self.listeners.get_mut(index) else { return };
+        listener.lanes &= !(1 << lane);
+        if !listener.is_multishot {
+            self.peers.loads.end_accept(self.peers.me);
+        }
+        match listener.state {
+            Accepting::Closed | Accepting::Emptying => {}
+            Accepting::Stopping if listener.lanes > 0 => {}
+            Accepting::Stopping if self.draining && !listener.stays_in_drain() => self.empty_listener(index, now),
+            Accepting::Stopping => {
+                listener.state = Accepting::Idle;
+                self.accept_more(index, now);
+            }
+            _ if result >= 0 || concerns_one_connection(-result) => {
+                if listener.state == Accepting::Multishot {
+                    listener.state = Accepting::Idle;
+                }
+                self.accept_more(index, now);
+            }
+            // The other lanes will hear the same.
+            Accepting::BackingOff => {}
+            _ => self.back_off(index, -result, now),
+        }
+    }
+
+    /// Arms what there is room for; without any, comes back when there may be.
+    fn accept_more(&mut self, index: usize, now: Now) {
+        self.arm_accept(index);
+        if self.listeners.get(index).is_some_and(|listener| listener.state == Accepting::Full) {
+            self.deadlines.set(now.monotonic + FULL_RETRY, Due::Accept(u32::try_from(index).unwrap_or(u32::MAX)));
         }
     }
 
@@ -164,14 +216,19 @@ impl Sockets {
         listener.backoff = (pause * 2).min(BACKOFF_MAX);
         self.facts.accept_backoff.one(Label::Number(errno.unsigned_abs()));
         self.deadlines.set(now.monotonic + pause, Due::Accept(u32::try_from(index).unwrap_or(u32::MAX)));
-        let error = std::io::Error::from_raw_os_error(errno);
-        tracing::warn!(%error, "cannot accept for now");
+        // The first of a row: with connections that come and go there could be thousands.
+        if pause == BACKOFF_MIN {
+            let error = std::io::Error::from_raw_os_error(errno);
+            tracing::warn!(%error, "cannot accept for now");
+        }
     }
 
-    pub(super) fn accept_again(&mut self, index: u32) {
+    pub(super) fn accept_again(&mut self, index: u32, now: Now) {
         let index = index as usize;
-        if self.listeners.get(index).is_some_and(|listener| listener.state == Accepting::BackingOff) {
-            self.arm_accept(index);
+        match self.listeners.get(index).map(|listener| listener.state) {
+            Some(Accepting::BackingOff | Accepting::Full) => self.accept_more(index, now),
+            Some(Accepting::Emptying) => self.empty_listener(index, now),
+            _ => {}
         }
     }
 
@@ -182,8 +239,9 @@ impl Sockets {
         let Some(address) = address else { return self.tear_down(conn, now) };
         let target = if handed { None } else { self.roomier() };
         match target {
-            Some(worker) => self.hand_to(conn, worker, address),
-            None => self.open(conn, address, shard, now),
+            // Booked before it arrives, so that a burst does not all go to the same worker and never finds it full.
+            Some(worker) if self.peers.loads.book_connection(worker) => self.hand_to(conn, worker, address),
+            Some(_) | None => self.open(conn, address, shard, now),
         }
     }
 
@@ -202,18 +260,20 @@ impl Sockets {
     /// The worker that should have a fresh connection instead of this one.
     fn roomier(&self) -> Option<usize> {
         let loads = &self.peers.loads;
-        if loads.len() < 2 || !self.ring.features().peer_name {
+        if loads.len() < 2 || self.draining || !self.ring.features().peer_name {
             return None;
         }
-        let load = |worker: usize| u64::from(loads[worker].load(Ordering::Relaxed));
-        let (mine, capacity) = (load(self.peers.me), u64::from(self.ring.features().files));
+        let me = self.peers.me;
+        let load = |worker: usize| u64::from(loads.connections(worker));
+        let is_below = |worker, percent| load(worker) * 100 < u64::from(loads.capacity(worker)) * percent;
+        let mine = load(me);
         let total: u64 = (0..loads.len()).map(load).sum();
         let uneven = mine * 100 * loads.len() as u64 > total * UNEVEN_PERCENT && mine > total / loads.len() as u64 + UNEVEN_SLACK;
-        if mine * 100 < capacity * CROWDED_PERCENT && !uneven {
+        if is_below(me, CROWDED_PERCENT) && !uneven {
             return None;
         }
         let least = (0..loads.len()).min_by_key(|&worker| load(worker))?;
-        (least != self.peers.me && load(least) < mine && load(least) * 100 < capacity * CROWDED_PERCENT).then_some(least)
+        (least != me && load(least) < mine && is_below(least, FULL_PERCENT)).then_some(least)
     }
 
     fn hand_to(&mut self, conn: ConnId, worker: usize, address: SocketAddr) {
@@ -222,8 +282,6 @@ impl Sockets {
         let listener = u32::from(cell.listener);
         self.begin(conn, Flags::default());
         self.handing.insert(conn.slot, (worker, address));
-        // Counted before it arrives, so that a burst does not all go to the same worker.
-        self.count_load(worker, true);
         let rings = self.peers.rings.clone();
         self.ring.hand_over(conn, rings[worker].as_fd(), listener);
     }
@@ -232,7 +290,7 @@ impl Sockets {
     pub(super) fn handed_away(&mut self, conn: ConnId, result: i32, shard: &mut Shard, now: Now) {
         let Some((worker, address)) = self.handing.remove(&conn.slot) else { return };
         if result < 0 {
-            self.count_load(worker, false);
+            self.peers.loads.remove_connection(worker);
             return self.open(conn, address, shard, now);
         }
         self.facts.handed_over += 1;
@@ -251,7 +309,8 @@ impl Sockets {
             cell.flags.set(Flags::HANDED);
         }
         self.note_listener(conn, listener);
-        self.ask_name(conn, listener);
+        self.ask_name(conn);
+        self.limit_accepting();
     }
 
     // ---- full tables ----
@@ -260,30 +319,38 @@ impl Sockets {
         u64::from(self.live) * 100 >= u64::from(self.ring.features().files) * FULL_PERCENT
     }
 
-    /// With little room left, a multishot accept is replaced by single ones.
+    /// With little room left, a multishot accept is replaced by single ones; with much again, they by it.
     fn limit_accepting(&mut self) {
-        if !self.may_accept_multishot() {
-            self.stop_accepting(|state| state == Accepting::Armed { multishot: true });
+        if !self.has_multishot_room(1) {
+            let lanes_max = self.lanes_max();
+            self.stop_accepting(|listener| {
+                listener.state == Accepting::Multishot
+                    || listener.state == Accepting::OneByOne && listener.lanes.count_ones() > 2 * lanes_max
+            });
+        } else if self.has_multishot_room(2) {
+            // With some distance, or connections that come and go would switch back and forth.
+            self.stop_accepting(|listener| listener.state == Accepting::OneByOne);
         }
     }
 
-    fn stop_accepting(&mut self, which: impl Fn(Accepting) -> bool) {
+    fn stop_accepting(&mut self, which: impl Fn(&Listener) -> bool) {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
-            if which(listener.state) {
+            if which(listener) && listener.lanes > 0 {
                 listener.state = Accepting::Stopping;
-                self.ring.cancel_token(accept_token(index));
+                for lane in (0..LANES).filter(|lane| listener.lanes & (1 << lane) != 0) {
+                    self.ring.cancel_token(accept_token(index, lane));
+                }
             }
         }
     }
 
     /// A slot has become free.
-    pub(super) fn accept_if_room(&mut self) {
-        if self.draining || self.is_full() {
-            return;
-        }
+    pub(super) fn accept_if_room(&mut self, now: Now) {
         for index in 0..self.listeners.len() {
-            if matches!(self.listeners[index].state, Accepting::Full | Accepting::BackingOff) {
-                self.arm_accept(index);
+            match self.listeners[index].state {
+                Accepting::Full | Accepting::BackingOff => self.arm_accept(index),
+                Accepting::Emptying => self.empty_listener(index, now),
+                _ => {}
             }
         }
     }
@@ -291,56 +358,62 @@ impl Sockets {
     // ---- draining ----
 
     /// Stops listening, once everything that had already connected is accepted: a closed listener resets its queue.
-    pub fn start_drain(&mut self) {
+    pub fn start_drain(&mut self, now: Now) {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
+        self.stop_accepting(|listener| !listener.stays_in_drain() && listener.state != Accepting::Closed);
         for index in 0..self.listeners.len() {
-            let listener = &mut self.listeners[index];
-            match listener.state {
-                _ if listener.stays_in_drain() => {}
-                Accepting::Armed { .. } => {
-                    listener.state = Accepting::Stopping;
-                    self.ring.cancel_token(accept_token(index));
-                }
-                Accepting::Stopping | Accepting::Closed => {}
-                Accepting::Idle | Accepting::BackingOff | Accepting::Full => self.close_listener(index),
+            let listener = &self.listeners[index];
+            if !listener.stays_in_drain() && !matches!(listener.state, Accepting::Stopping | Accepting::Closed) {
+                self.empty_listener(index, now);
             }
         }
     }
 
-    /// Whether a drain has closed every listener that it closes.
+    /// Whether a drain has closed every listener that it closes, and knows everybody who had connected.
     pub fn has_stopped_listening(&self) -> bool {
-        self.listeners.iter().all(|listener| listener.state == Accepting::Closed || listener.stays_in_drain())
+        let mut listeners = self.listeners.iter();
+        self.adopting.is_empty() && listeners.all(|listener| listener.state == Accepting::Closed || listener.stays_in_drain())
     }
 
     /// Accepts what is left in the listener's queue, then closes it.
-    fn close_listener(&mut self, index: usize) {
+    fn empty_listener(&mut self, index: usize, now: Now) {
+        let free = self.ring.features().files.saturating_sub(self.live) as usize;
         let Some(listener) = self.listeners.get_mut(index) else { return };
-        listener.state = Accepting::Closed;
-        let flags = rustix::net::SocketFlags::CLOEXEC;
+        listener.state = Accepting::Emptying;
         let _ = rustix::io::ioctl_fionbio(&listener.socket, true);
-        while let Ok(socket) = rustix::net::accept_with(&listener.socket, flags) {
-            self.ring.adopt(socket, Token::numbered(Kind::Adopt, adoption(index, self.next_attempt)));
-            self.next_attempt = self.next_attempt.wrapping_add(1);
+        loop {
+            if self.adopting.len() >= free {
+                // A slot that is freed brings us back.
+                return;
+            }
+            match rustix::net::acceptfrom_with(&listener.socket, rustix::net::SocketFlags::CLOEXEC) {
+                Ok((socket, address)) => {
+                    let address = address.and_then(|address| SocketAddr::try_from(address).ok());
+                    self.ring.adopt(socket, Token::numbered(Kind::Adopt, self.next_attempt));
+                    self.adopting.insert(self.next_attempt, (index, address));
+                    self.next_attempt = self.next_attempt.wrapping_add(1);
+                }
+                Err(Errno::AGAIN) => break,
+                Err(error) if concerns_one_connection(error.raw_os_error()) => {}
+                Err(_) => {
+                    let due = Due::Accept(u32::try_from(index).unwrap_or(u32::MAX));
+                    return self.deadlines.set(now.monotonic + BACKOFF_MIN, due);
+                }
+            }
         }
-        if let Some(listener) = self.listeners.get_mut(index) {
-            let _ = rustix::net::shutdown(&listener.socket, rustix::net::Shutdown::Both);
-        }
+        listener.state = Accepting::Closed;
+        let _ = rustix::net::shutdown(&listener.socket, rustix::net::Shutdown::Both);
     }
 
     /// A connection accepted during a drain has a slot now.
-    pub(super) fn adopted(&mut self, completion: &Completion) {
-        let Ok(slot) = u32::try_from(completion.result) else { return };
-        let listener = (completion.token.slot >> ADOPTION_BITS) as usize;
-        let conn = self.claim(slot, Stage::Fresh);
-        self.facts.accepted += 1;
-        self.count_load(self.peers.me, true);
-        if let Some(cell) = self.cells.of(conn) {
-            cell.flags.set(Flags::HANDED);
+    pub(super) fn adopted(&mut self, completion: &Completion, shard: &mut Shard, now: Now) {
+        let Some((listener, address)) = self.adopting.remove(&completion.token.slot) else { return };
+        match u32::try_from(completion.result) {
+            Ok(slot) => self.fresh(slot, listener, address, shard, now),
+            Err(_) => self.facts.lost_connections += 1,
         }
-        self.note_listener(conn, listener);
-        self.ask_name(conn, listener);
     }
 }
 
@@ -364,13 +437,12 @@ fn concerns_one_connection(errno: i32) -> bool {
     )
 }
 
-fn accept_token(index: usize) -> Token {
-    Token::numbered(Kind::Accept, u32::try_from(index).unwrap_or(u32::MAX))
+/// An accept is named by its listener and its lane.
+fn accept_token(index: usize, lane: u32) -> Token {
+    Token::numbered(Kind::Accept, u32::try_from(index).unwrap_or(u32::MAX) * LANES + lane)
 }
 
-/// Adoptions are told apart by number, beside their listener.
-const ADOPTION_BITS: u32 = 24;
-
-fn adoption(listener: usize, number: u32) -> u32 {
-    u32::try_from(listener).unwrap_or(0) << ADOPTION_BITS | number & ((1 << ADOPTION_BITS) - 1)
+/// What [`accept_token`] was made of.
+fn lane_of(token: Token) -> (usize, u32) {
+    ((token.slot / LANES) as usize, token.slot % LANES)
 }

@@ -18,11 +18,9 @@ pub enum Stage {
     Connecting,
     /// The shard knows it.
     Open,
-    /// The shard has closed it; its last send is not through yet.
-    Flushing,
     /// Its sending side is shut down; input is discarded until the peer is done too.
     Lingering,
-    /// Shut down; its operations are coming to their ends.
+    /// Cancelled; its operations are coming to their ends.
     Closing,
     /// Nothing is in flight but the close of its descriptor.
     Closed,
@@ -59,6 +57,8 @@ impl Flags {
     pub const UPSTREAM: Self = Self(1 << 11);
     /// Its last wake for writing has not been followed by progress yet.
     pub const WOKEN: Self = Self(1 << 12);
+    /// The poll of a parked connection is being cancelled.
+    pub const UNPARKING: Self = Self(1 << 13);
 
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0

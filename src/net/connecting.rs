@@ -1,33 +1,60 @@
-//! Connections that we make: a socket in a slot of the kernel's choice, then the connect, then as any other connection.
+//! Connections that we make: a socket with our options, into a slot of the kernel's choice, then the connect, then as any other.
 
 use std::net::SocketAddr;
 
 use super::cells::{Flags, Stage};
 use super::deadlines::Due;
+use super::listen::upstream_socket;
 use super::sockets::{Sockets, connect_cause};
 use crate::base::{ConnId, Now};
 use crate::ring::{Completion, Kind, Token};
-use crate::shard::{Input, Shard};
+use crate::shard::{ConnectCause, Input, Shard};
+
+/// Upstream connections on their way to a slot.
+pub struct Attempt {
+    /// The shard's name for it.
+    token: u32,
+    address: SocketAddr,
+}
 
 impl Sockets {
+    /// Connections to upstreams are pooled, so making their sockets may cost a few system calls.
     pub(super) fn connect(&mut self, token: u32, address: SocketAddr) {
-        let attempt = self.next_attempt;
-        self.next_attempt = attempt.wrapping_add(1);
-        self.attempts.insert(attempt, (token, address));
-        self.ring.socket(address.ip(), Token::numbered(Kind::Socket, attempt));
+        if !self.peers.loads.book_connection(self.peers.me) {
+            return self.unmade.push((token, ConnectCause::Local));
+        }
+        match upstream_socket(address) {
+            Ok(socket) => {
+                let attempt = self.next_attempt;
+                self.next_attempt = attempt.wrapping_add(1);
+                self.attempts.insert(attempt, Attempt { token, address });
+                self.ring.adopt(socket.into(), Token::numbered(Kind::Socket, attempt));
+            }
+            Err(error) => {
+                self.peers.loads.remove_connection(self.peers.me);
+                self.unmade.push((token, connect_cause(error.raw_os_error().unwrap_or(0))));
+            }
+        }
+    }
+
+    /// Tells the shard of the sockets that could not be made.
+    pub fn report_unmade(&mut self, shard: &mut Shard, now: Now) {
+        for (token, cause) in std::mem::take(&mut self.unmade) {
+            shard.handle(Input::ConnectFailed { token, cause }, now);
+        }
     }
 
     pub(super) fn socket_made(&mut self, completion: &Completion, shard: &mut Shard, now: Now) {
-        let Some((token, address)) = self.attempts.remove(&completion.token.slot) else { return };
+        let Some(Attempt { token, address }) = self.attempts.remove(&completion.token.slot) else { return };
         let Ok(slot) = u32::try_from(completion.result) else {
+            self.peers.loads.remove_connection(self.peers.me);
             let cause = connect_cause(-completion.result);
             return shard.handle(Input::ConnectFailed { token, cause }, now);
         };
         let conn = self.claim(slot, Stage::Connecting);
-        self.count_load(self.peers.me, true);
+        self.upstreams += 1;
         self.begin(conn, Flags::UPSTREAM);
         self.connecting.insert(slot, token);
-        self.ring.set_nodelay(conn);
         self.ring.connect(conn, address);
         self.deadlines.set(now.monotonic + self.times.connect_timeout, Due::Connect(conn));
     }

@@ -110,7 +110,8 @@ pub fn serve(
                 Event::Mail | Event::Tick => {}
             }
         };
-        tracing::info!("draining");
+        let connections: u32 = running.connections().iter().sum();
+        tracing::info!(connections, "draining");
         running.drain(limit);
         wait_for_drain(&mut running, &mut signals, &mut mail, limit + grace).await;
         running.stop().map(drop)

@@ -1,15 +1,15 @@
-//! The shell's own deadlines: few, rarely moved, so a heap does. A deadline that lost its meaning is ignored when it fires.
+//! The shell's own deadlines. Few are set by name, so a heap does; those of every close come in their order and go long before
+//! they are due, so a queue does for each. A deadline that lost its meaning is ignored when it fires.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
 
 use crate::base::{ConnId, Nanos};
 
 /// What is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Due {
-    /// Long enough waited for the rest of a closed connection's output.
-    Flush(ConnId),
     /// Long enough discarded a closed connection's input.
     Linger(ConnId),
     /// The completions of a closing connection should all have come.
@@ -17,6 +17,10 @@ pub enum Due {
     Connect(ConnId),
     /// Try to write again, whatever poll says.
     Write(ConnId),
+    /// Try to receive again.
+    Receive(ConnId),
+    /// Try to read the peer's address again.
+    Name(ConnId),
     /// Try to accept again.
     Accept(u32),
     /// Look for connections that have gone quiet.
@@ -42,11 +46,39 @@ impl PartialOrd for Entry {
     }
 }
 
+/// Deadlines that are all set equally far ahead: in order by themselves.
+#[derive(Default)]
+struct InOrder(VecDeque<(Nanos, ConnId)>);
+
+impl InOrder {
+    fn set(&mut self, at: Nanos, conn: ConnId) {
+        self.0.push_back((at, conn));
+    }
+
+    fn next(&self) -> Option<Nanos> {
+        self.0.front().map(|(at, _)| *at)
+    }
+
+    fn expire(&mut self, now: Nanos) -> Option<ConnId> {
+        let (at, conn) = *self.0.front()?;
+        (at <= now).then(|| self.0.pop_front()).map(|_| conn)
+    }
+
+    /// Drops those in front that have lost their meaning.
+    fn prune(&mut self, is_live: &mut impl FnMut(ConnId) -> bool) {
+        while self.0.front().is_some_and(|&(_, conn)| !is_live(conn)) {
+            self.0.pop_front();
+        }
+    }
+}
+
 /// Deadlines, earliest first; those of one instant in the order in which they were set.
 #[derive(Default)]
 pub struct Deadlines {
     heap: BinaryHeap<Reverse<Entry>>,
     set: u64,
+    lingers: InOrder,
+    closes: InOrder,
 }
 
 impl Deadlines {
@@ -55,17 +87,38 @@ impl Deadlines {
         self.heap.push(Reverse(Entry { at, order: self.set, due }));
     }
 
-    /// When the next one is due.
-    pub fn next(&self) -> Option<Nanos> {
-        self.heap.peek().map(|Reverse(entry)| entry.at)
+    /// Sets a [`Due::Linger`]; always equally far ahead.
+    pub fn linger(&mut self, now: Nanos, ahead: Duration, conn: ConnId) {
+        self.lingers.set(now + ahead, conn);
     }
 
-    /// The next one that is due by `now`.
+    /// Sets a [`Due::Close`]; always equally far ahead.
+    pub fn close(&mut self, now: Nanos, ahead: Duration, conn: ConnId) {
+        self.closes.set(now + ahead, conn);
+    }
+
+    /// Forgets the closes that are over, so that connections that come and go leave nothing behind.
+    pub fn prune(&mut self, mut is_live: impl FnMut(ConnId) -> bool) {
+        self.lingers.prune(&mut is_live);
+        self.closes.prune(&mut is_live);
+    }
+
+    /// When the next one is due.
+    pub fn next(&self) -> Option<Nanos> {
+        let named = self.heap.peek().map(|Reverse(entry)| entry.at);
+        [named, self.lingers.next(), self.closes.next()].into_iter().flatten().min()
+    }
+
+    /// One that is due by `now`.
     pub fn expire(&mut self, now: Nanos) -> Option<Due> {
-        if self.next()? > now {
-            return None;
+        if let Some(conn) = self.lingers.expire(now) {
+            return Some(Due::Linger(conn));
         }
-        self.heap.pop().map(|Reverse(entry)| entry.due)
+        if let Some(conn) = self.closes.expire(now) {
+            return Some(Due::Close(conn));
+        }
+        let Reverse(first) = self.heap.peek()?;
+        (first.at <= now).then(|| self.heap.pop()).flatten().map(|Reverse(entry)| entry.due)
     }
 }
 
@@ -83,5 +136,20 @@ mod tests {
         assert_eq!(deadlines.expire(Nanos(2)), None);
         let fired: Vec<_> = std::iter::from_fn(|| deadlines.expire(Nanos(9))).collect();
         assert_eq!(fired, [Due::Accept(1), Due::Accept(2), Due::Sweep]);
+    }
+
+    #[test]
+    fn closes_that_are_over_leave_nothing_behind() {
+        let conn = |slot| ConnId { slot, generation: 1 };
+        let mut deadlines = Deadlines::default();
+        for slot in 0..5 {
+            deadlines.close(Nanos(u64::from(slot)), Duration::from_nanos(10), conn(slot));
+        }
+        deadlines.linger(Nanos(0), Duration::from_nanos(5), conn(7));
+        deadlines.prune(|conn| conn.slot >= 3);
+        assert_eq!(deadlines.next(), Some(Nanos(5)));
+        let fired: Vec<_> = std::iter::from_fn(|| deadlines.expire(Nanos(13))).collect();
+        assert_eq!(fired, [Due::Linger(conn(7)), Due::Close(conn(3))]);
+        assert_eq!(deadlines.next(), Some(Nanos(14)));
     }
 }

@@ -72,6 +72,7 @@ pub fn probe(address: SocketAddr) -> io::Result<()> {
 
 fn probe_once(address: SocketAddr) -> io::Result<()> {
     let socket = stream_socket(address)?;
+    socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(1)
 }
@@ -79,11 +80,9 @@ fn probe_once(address: SocketAddr) -> io::Result<()> {
 /// A bound socket that does not listen yet, for one of several workers on the same address.
 pub fn bind(address: SocketAddr, congestion: Option<&str>) -> io::Result<Socket> {
     let socket = stream_socket(address)?;
+    socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    socket.set_keepalive(true)?;
+    set_connection_options(&socket)?;
     if let Some(name) = congestion {
         socket.set_tcp_congestion(name.as_bytes())?;
     }
@@ -95,10 +94,22 @@ pub fn listen(socket: &Socket) -> io::Result<()> {
     socket.listen(BACKLOG)
 }
 
-fn stream_socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+/// A socket on its way to an upstream at this address, with the options of our other connections.
+pub fn upstream_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = stream_socket(address)?;
+    set_connection_options(&socket)?;
     Ok(socket)
+}
+
+fn set_connection_options(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_keepalive(true)
+}
+
+fn stream_socket(address: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))
 }
 
 /// Any address of the family of `address`: what its peers' addresses look like.

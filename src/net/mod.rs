@@ -14,6 +14,7 @@ mod control;
 mod cpu;
 mod deadlines;
 mod listen;
+mod loads;
 mod receiving;
 mod sending;
 mod sockets;

@@ -8,6 +8,8 @@
 //! ```
 //! Data comes before the end of data: a hang-up seen by poll is acted on only when a receive has returned nothing.
 
+use std::time::Duration;
+
 use super::cells::{Flags, Stage};
 use super::deadlines::Due;
 use super::sockets::Sockets;
@@ -17,6 +19,12 @@ use crate::shard::{Input, Shard};
 
 /// Steps in which all connections are looked at once per [`Times::quiet_after`](super::sockets::Times).
 const SWEEP_STEPS: u32 = 20;
+/// Receives cancelled per step of a sweep; after an accept storm a whole share of the cells goes quiet at once.
+const SWEEP_CANCELS_MAX: u32 = 1024;
+/// How soon a step that was cut short goes on.
+const SWEEP_PAUSE: Duration = Duration::from_millis(1);
+/// How soon a receive is tried again that failed for want of kernel memory.
+const NO_MEMORY_PAUSE: Duration = Duration::from_millis(50);
 /// What an end of the peer's side looks like to poll.
 const HANG_UP: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
 
@@ -33,7 +41,7 @@ impl Sockets {
     /// Arms the multishot receive, unless something speaks against it.
     pub(super) fn arm_receive(&mut self, conn: ConnId) {
         let Some(cell) = self.cells.of(conn) else { return };
-        let reads = matches!(cell.stage, Stage::Open | Stage::Flushing | Stage::Lingering);
+        let reads = matches!(cell.stage, Stage::Open | Stage::Lingering);
         if !reads || cell.flags.has(Flags::RECEIVING | Flags::EOF | Flags::PAUSED | Flags::STARVED) {
             return;
         }
@@ -61,7 +69,7 @@ impl Sockets {
         let Some(lease) = completion.lease.as_mut() else { return };
         match self.cells.of(conn).map(|cell| cell.stage) {
             Some(Stage::Open) => shard.handle(Input::Bytes { conn, bytes: self.ring.bytes(lease) }, now),
-            Some(Stage::Flushing | Stage::Lingering) => {
+            Some(Stage::Lingering) => {
                 let bytes = u32::try_from(lease.len()).unwrap_or(u32::MAX);
                 self.discard(conn, bytes, now);
             }
@@ -104,7 +112,8 @@ impl Sockets {
             // Cancelled by ourselves, to be parked, paused or closed.
             libc::ECANCELED => self.restart_receive(conn),
             libc::EAGAIN | libc::EINTR if kind == Kind::ReceiveOnce => self.read_again(conn, errno == libc::EINTR),
-            libc::EAGAIN | libc::EINTR | libc::ENOMEM => self.restart_receive(conn),
+            libc::EAGAIN | libc::EINTR => self.restart_receive(conn),
+            libc::ENOMEM => self.receive_later(conn, now),
             _ => self.fail(conn, errno, shard, now),
         }
     }
@@ -121,7 +130,7 @@ impl Sockets {
     pub(super) fn poll_in(&mut self, conn: ConnId, completion: &Completion, now: Now) {
         let Some(cell) = self.cells.of(conn) else { return };
         if !completion.more {
-            cell.flags.clear(Flags::POLLING);
+            cell.flags.clear(Flags::POLLING | Flags::UNPARKING);
             self.facts.parked = self.facts.parked.saturating_sub(1);
             // A poll that ended by itself (or by promotion) is followed by a receive; one that is armed stays.
             return self.arm_receive(conn);
@@ -144,7 +153,8 @@ impl Sockets {
     pub(super) fn unpark(&mut self, conn: ConnId) {
         self.arm_receive(conn);
         let Some(cell) = self.cells.of(conn) else { return };
-        if cell.flags.has(Flags::POLLING) {
+        if cell.flags.has(Flags::POLLING) && !cell.flags.has(Flags::UNPARKING) {
+            cell.flags.set(Flags::UNPARKING);
             cell.in_flight += 1;
             self.ring.cancel(conn, Kind::PollIn);
         }
@@ -191,7 +201,7 @@ impl Sockets {
         self.facts.enobufs += 1;
         let Some(cell) = self.cells.of(conn) else { return };
         cell.flags.clear(Flags::STOPPING);
-        if !matches!(cell.stage, Stage::Open | Stage::Flushing | Stage::Lingering) {
+        if !matches!(cell.stage, Stage::Open | Stage::Lingering) {
             return;
         }
         cell.flags.set(Flags::STARVED);
@@ -203,10 +213,25 @@ impl Sockets {
         let rounds = self.starved.len().min(usize::from(self.ring.buffers_free()).div_ceil(2));
         for _ in 0..rounds {
             let Some(conn) = self.starved.pop_front() else { return };
-            if let Some(cell) = self.cells.of(conn) {
-                cell.flags.clear(Flags::STARVED);
-                self.unpark(conn);
-            }
+            self.receive_again(conn);
+        }
+    }
+
+    /// The kernel is out of memory: to ask again at once would be to ask for ever.
+    fn receive_later(&mut self, conn: ConnId, now: Now) {
+        let Some(cell) = self.cells.of(conn) else { return };
+        cell.flags.clear(Flags::STOPPING);
+        if matches!(cell.stage, Stage::Open | Stage::Lingering) {
+            cell.flags.set(Flags::STARVED);
+            self.deadlines.set(now.monotonic + NO_MEMORY_PAUSE, Due::Receive(conn));
+        }
+    }
+
+    /// A receive that found no buffer or no memory is tried again.
+    pub(super) fn receive_again(&mut self, conn: ConnId) {
+        if let Some(cell) = self.cells.of(conn) {
+            cell.flags.clear(Flags::STARVED);
+            self.unpark(conn);
         }
     }
 
@@ -226,33 +251,37 @@ impl Sockets {
     pub(super) fn sweep(&mut self, now: Now) {
         let cells = self.cells.len();
         let end = cells.min(self.sweep.next_slot + cells.div_ceil(SWEEP_STEPS));
-        for slot in self.sweep.next_slot..end {
-            self.second_chance(slot);
+        let mut cancels = 0;
+        while self.sweep.next_slot < end && cancels < SWEEP_CANCELS_MAX {
+            cancels += u32::from(self.second_chance(self.sweep.next_slot));
+            self.sweep.next_slot += 1;
         }
-        self.sweep.next_slot = end;
-        if end == cells {
+        let pause = if self.sweep.next_slot < end { SWEEP_PAUSE } else { self.times.quiet_after / SWEEP_STEPS };
+        if self.sweep.next_slot == cells {
             if !self.sweep.found {
                 self.sweep.running = false;
                 return;
             }
             (self.sweep.next_slot, self.sweep.found) = (0, false);
         }
-        self.deadlines.set(now.monotonic + self.times.quiet_after / SWEEP_STEPS, Due::Sweep);
+        self.deadlines.set(now.monotonic + pause, Due::Sweep);
     }
 
-    /// Busy since the last round: spared. Quiet: parked.
-    fn second_chance(&mut self, slot: u32) {
-        let Some(cell) = self.cells.at_mut(slot) else { return };
+    /// Busy since the last round: spared. Quiet: parked. Returns whether a receive is being cancelled for that.
+    fn second_chance(&mut self, slot: u32) -> bool {
+        let Some(cell) = self.cells.at_mut(slot) else { return false };
         if cell.stage != Stage::Open {
-            return;
+            return false;
         }
         let (armed, active) = (cell.flags.has(Flags::RECEIVING), cell.flags.take(Flags::ACTIVE));
         self.sweep.found |= armed || active;
-        if armed && !active && !cell.flags.has(Flags::STOPPING) {
+        let quiet = armed && !active && !cell.flags.has(Flags::STOPPING);
+        if quiet {
             cell.flags.set(Flags::STOPPING);
             cell.in_flight += 1;
             let conn = ConnId { slot, generation: cell.generation };
             self.ring.cancel(conn, Kind::Receive);
         }
+        quiet
     }
 }

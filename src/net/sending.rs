@@ -30,7 +30,6 @@ impl Sockets {
             self.refused(refused, shard, now);
         }
         self.forget_stalls();
-        self.end_what_is_sent(now);
     }
 
     fn refused(&mut self, refused: Refused, shard: &mut Shard, now: Now) {
@@ -47,10 +46,6 @@ impl Sockets {
             Some(Stage::Open) => {
                 self.await_room(conn, taken > 0, now);
                 shard.handle(Input::Taken { conn, frames, skip, taken }, now);
-            }
-            Some(Stage::Flushing) => {
-                self.await_room(conn, taken > 0, now);
-                self.keep_rest(conn, frames, skip, taken);
             }
             _ => {}
         }
@@ -93,10 +88,8 @@ impl Sockets {
             return;
         }
         cell.flags.set(Flags::WOKEN);
-        match cell.stage {
-            Stage::Open => shard.handle(Input::Writable { conn }, now),
-            Stage::Flushing => self.send_rest(conn),
-            _ => {}
+        if cell.stage == Stage::Open {
+            shard.handle(Input::Writable { conn }, now);
         }
     }
 }

@@ -8,7 +8,7 @@
 //! receiving.rs   multishot receive while busy ◄─► multishot poll while quiet; buffers; half-close
 //! sending.rs     one silent send per flush; refusals, writability
 //! connecting.rs  upstream sockets
-//! closing.rs     flush ─► shut down ─► discard ─► count completions ─► close ─► free
+//! closing.rs     shut down ─► discard ─► cancel ─► count completions ─► close ─► free
 //! ```
 //! Invariant: a slot is free only when no completion that could name it is outstanding.
 
@@ -16,26 +16,28 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::accepting::Listener;
 use super::cells::{Cell, Cells, Flags, Stage};
-use super::closing::Rest;
+use super::connecting::Attempt;
 use super::deadlines::{Deadlines, Due};
+use super::loads::Loads;
 use super::receiving::Sweep;
 use crate::base::{ConnId, Nanos, Now};
 use crate::metrics::LoopFacts;
 use crate::ring::{Completion, Kind, Ring, Token};
 use crate::shard::{ConnectCause, GoneCause, Input, Output, Shard};
 
+/// Deadlines fired per turn.
+const EXPIRED_MAX: usize = 1024;
+
 /// What workers can see of each other.
 pub struct Peers {
     /// This worker's place in the lists.
     pub me: usize,
     pub rings: Arc<[OwnedFd]>,
-    /// Open connections of each worker.
-    pub loads: Arc<[AtomicU32]>,
+    pub loads: Loads,
 }
 
 /// Times that are configured.
@@ -57,18 +59,19 @@ pub struct Sockets {
     pub(super) deadlines: Deadlines,
     /// Slots in use.
     pub(super) live: u32,
+    /// Those of them that go to upstreams.
+    pub(super) upstreams: u32,
     /// Receives that found no buffer.
     pub(super) starved: VecDeque<ConnId>,
-    /// Closed by the shard in this turn, to be shut down once their last send is decided.
-    pub(super) ending: Vec<ConnId>,
     /// Sends made by connections that had stalled.
     pub(super) proving: Vec<ConnId>,
-    /// What closed connections still have to send.
-    pub(super) rests: HashMap<u32, Rest>,
     /// Bytes discarded per lingering connection.
     pub(super) discarded: HashMap<u32, u32>,
-    /// Upstream sockets being created: the shard's token and the address.
-    pub(super) attempts: HashMap<u32, (u32, SocketAddr)>,
+    /// Connections that a drain has accepted and that have no slot yet: their listener and the peer's address.
+    pub(super) adopting: HashMap<u32, (usize, Option<SocketAddr>)>,
+    pub(super) attempts: HashMap<u32, Attempt>,
+    /// Upstream sockets that could not be made, by the shard's token; it is told in the next turn.
+    pub(super) unmade: Vec<(u32, ConnectCause)>,
     pub(super) next_attempt: u32,
     /// Upstream sockets being connected, by slot: the shard's token.
     pub(super) connecting: HashMap<u32, u32>,
@@ -89,12 +92,13 @@ impl Sockets {
             peers,
             deadlines: Deadlines::default(),
             live: 0,
+            upstreams: 0,
             starved: VecDeque::new(),
-            ending: Vec::new(),
             proving: Vec::new(),
-            rests: HashMap::new(),
             discarded: HashMap::new(),
+            adopting: HashMap::new(),
             attempts: HashMap::new(),
+            unmade: Vec::new(),
             next_attempt: 0,
             connecting: HashMap::new(),
             handing: HashMap::new(),
@@ -108,7 +112,7 @@ impl Sockets {
     pub fn interpret(&mut self, mut completion: Completion, shard: &mut Shard, now: Now) {
         match completion.token.kind {
             Kind::Accept => self.accepted(&completion, shard, now),
-            Kind::Adopt => self.adopted(&completion),
+            Kind::Adopt => self.adopted(&completion, shard, now),
             Kind::HandedOver => self.handed_over(&completion),
             Kind::Socket => self.socket_made(&completion, shard, now),
             Kind::Receive | Kind::ReceiveOnce => self.received(&mut completion, shard, now),
@@ -134,9 +138,9 @@ impl Sockets {
             Kind::PollIn => self.poll_in(conn, completion, now),
             Kind::PollOut => self.poll_out(conn, completion.result, shard, now),
             Kind::Connect => self.connected(conn, completion.result, shard, now),
-            Kind::PeerName => self.named(conn, completion.address, shard, now),
+            Kind::PeerName => self.name_told(conn, completion, shard, now),
             Kind::HandOver => self.handed_away(conn, completion.result, shard, now),
-            Kind::Close => self.freed(conn),
+            Kind::Close => self.freed(conn, now),
             _ => {}
         }
         self.close_if_done(conn);
@@ -147,6 +151,9 @@ impl Sockets {
         let Token { slot, .. } = completion.token;
         let cell = self.cells.at_mut(slot)?;
         if !completion.token.is_of(cell.generation) || cell.stage == Stage::Free {
+            // A slot is not given out while an operation could name it: this cannot be, and does no harm.
+            debug_assert!(false, "{:?} names a connection that is gone", completion.token);
+            self.facts.stale_completions += 1;
             return None;
         }
         if !completion.more {
@@ -170,17 +177,26 @@ impl Sockets {
 
     /// Fires the shell's own deadlines.
     pub fn handle_timeout(&mut self, shard: &mut Shard, now: Now) {
-        while let Some(due) = self.deadlines.expire(now.monotonic) {
+        let cells = &mut self.cells;
+        self.deadlines.prune(|conn| cells.of(conn).is_some());
+        for _ in 0..EXPIRED_MAX {
+            let Some(due) = self.deadlines.expire(now.monotonic) else { return };
             match due {
-                Due::Flush(conn) => self.flush_expired(conn, now),
                 Due::Linger(conn) => self.linger_expired(conn, now),
                 Due::Close(conn) => self.close_expired(conn),
                 Due::Connect(conn) => self.connect_expired(conn),
                 Due::Write(conn) => self.write_again(conn, shard, now),
-                Due::Accept(listener) => self.accept_again(listener),
+                Due::Receive(conn) => self.receive_again(conn),
+                Due::Name(conn) => self.ask_name(conn),
+                Due::Accept(listener) => self.accept_again(listener, now),
                 Due::Sweep => self.sweep(now),
             }
         }
+    }
+
+    /// Whether no client's connection is left, in whatever stage: also none that the shard has never heard of or has forgotten.
+    pub fn has_no_clients(&self) -> bool {
+        self.live == self.upstreams && self.adopting.is_empty()
     }
 
     /// When [`Self::handle_timeout`] next has something to do.
@@ -190,7 +206,7 @@ impl Sockets {
 
     /// Whether the next turn has work that no completion will announce.
     pub fn has_work(&self) -> bool {
-        self.ring.has_completions() || !self.ending.is_empty() || (!self.starved.is_empty() && self.ring.buffers_free() > 0)
+        self.ring.has_completions() || self.ring.has_undecided_sends() || (!self.starved.is_empty() && self.ring.buffers_free() > 0)
     }
 
     /// The state as metrics show it.
@@ -208,8 +224,9 @@ impl Sockets {
             // The kernel gives a slot out only after its close, whose completion may still be on its way to us.
             debug_assert_eq!(cell.stage, Stage::Closed);
             cell.generation = cell.generation.wrapping_add(1);
+            self.upstreams -= u32::from(cell.flags.has(Flags::UPSTREAM));
             self.live -= 1;
-            self.peers.loads[self.peers.me].fetch_sub(1, Ordering::Relaxed);
+            self.peers.loads.remove_connection(self.peers.me);
         }
         *cell = Cell { generation: cell.generation, stage, ..Cell::default() };
         self.live += 1;
@@ -229,17 +246,8 @@ impl Sockets {
                 self.tear_down(conn, now);
                 shard.handle(Input::Gone { conn, cause: gone_cause(errno) }, now);
             }
-            Stage::Fresh | Stage::Flushing | Stage::Lingering => self.tear_down(conn, now),
+            Stage::Fresh | Stage::Lingering => self.tear_down(conn, now),
             Stage::Free | Stage::HandingOver | Stage::Connecting | Stage::Closing | Stage::Closed => {}
-        }
-    }
-
-    pub(super) fn count_load(&self, worker: usize, more: bool) {
-        let Some(load) = self.peers.loads.get(worker) else { return };
-        if more {
-            load.fetch_add(1, Ordering::Relaxed);
-        } else {
-            load.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

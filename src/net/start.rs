@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
 
 use super::accepting::Listener;
+use super::loads::Loads;
 use super::sockets::{Peers, Sockets, Times};
 use super::worker::{Bells, Clock, Parcel, SendCost, State, Worker};
 use super::{cpu, listen};
@@ -95,7 +95,7 @@ pub struct Bound {
     pub listen: Vec<SocketAddr>,
     pub internal_listen: Option<SocketAddr>,
     pub workers: usize,
-    /// What the kernel gives the first worker's ring.
+    /// What the kernel gives the first worker's ring; `shrunk` where any ring had to be smaller than asked for.
     pub features: Features,
     /// Whether sleeping workers are woken through their rings (else by eventfd).
     pub ring_doorbells: bool,
@@ -152,6 +152,7 @@ pub struct Running {
     pub(super) bells: Bells,
     /// Where workers ring for the control thread.
     pub(super) bell: UnixStream,
+    pub(super) loads: Loads,
     pub(super) threads: Vec<JoinHandle<Result<LoopFacts, RingError>>>,
 }
 
@@ -170,7 +171,7 @@ pub fn start(options: &ServeOptions) -> Result<Running, ServeError> {
     let peers = u16::try_from(workers + 1).unwrap_or(u16::MAX);
     let mut posts = post_office::<Parcel>(peers);
     let Some(control) = posts.pop() else { return Err(ServeError::Worker { worker: 0 }) };
-    let loads: Arc<[AtomicU32]> = (0..workers).map(|_| AtomicU32::new(0)).collect();
+    let loads = Loads::new(workers);
     let clock = Clock::started_now();
     let mut started = Started { threads: Vec::new(), hands: Vec::new() };
     for (index, post) in posts.into_iter().enumerate() {
@@ -193,7 +194,15 @@ pub fn start(options: &ServeOptions) -> Result<Running, ServeError> {
     let internal_listen = options.internal_listen.and(addresses.last().copied());
     let listen = addresses[..options.listen.len()].to_vec();
     let bound = Bound { listen, internal_listen, workers, features, ring_doorbells };
-    Ok(Running { bound, post: control, bells: Bells { rings: None, eventfds }, bell, threads })
+    Ok(Running { bound, post: control, bells: Bells { rings: None, eventfds }, bell, loads, threads })
+}
+
+impl Running {
+    /// Connections of each worker now, those included that are being opened or closed.
+    #[must_use]
+    pub fn connections(&self) -> Vec<u32> {
+        (0..self.loads.len()).map(|worker| self.loads.connections(worker)).collect()
+    }
 }
 
 /// Direct descriptors are limited by the soft limit on open files; the hard one is ours to use.
@@ -291,12 +300,13 @@ impl Started {
     /// Walks all workers through start-up together. When one fails, dropping the lines ends the others.
     fn meet(&mut self) -> Result<(Features, bool), ServeError> {
         let mut rings = Vec::new();
-        let mut first = None;
+        let mut first: Option<Features> = None;
         for (worker, report) in self.reports() {
             match report? {
                 Report::Ring(ring, features) => {
                     rings.push(ring);
-                    first.get_or_insert(features);
+                    let shrunk = features.shrunk;
+                    first.get_or_insert(features).shrunk |= shrunk;
                 }
                 Report::Refused(error) => return Err(ServeError::Ring { worker, error }),
                 Report::Heard(_) | Report::Listening | Report::NoListen(..) => return Err(ServeError::Worker { worker }),
@@ -356,7 +366,7 @@ struct Plan {
     times: Times,
     post: Post<Parcel>,
     eventfds: Arc<[OwnedFd]>,
-    loads: Arc<[AtomicU32]>,
+    loads: Loads,
     clock: Clock,
 }
 
@@ -390,6 +400,7 @@ impl Plan {
 
     fn make_ring(&self) -> Result<(Ring, OwnedFd), RingError> {
         let ring = Ring::new(&self.ring)?;
+        self.loads.set_capacity(self.index, ring.features().files);
         let descriptor = ring.as_fd().try_clone_to_owned();
         let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(0);
         let descriptor = descriptor.map_err(|error| RingError::Missing { feature: "a free descriptor", errno: errno(error) })?;

@@ -23,6 +23,9 @@ use crate::shard::{Input, Options, Output, Shard};
 
 /// Completions handed to the shard per turn.
 const INPUTS_MAX: usize = 4096;
+/// How long completions may be handed to the shard per turn, and after how many the clock is looked at.
+const INPUT_TIME: Duration = Duration::from_millis(5);
+const INPUTS_PER_LOOK: usize = 64;
 /// Messages handed to the shard per turn.
 const MESSAGES_MAX: usize = 4096;
 /// Sends per slice of fan-out when nothing else waits.
@@ -146,9 +149,9 @@ impl Worker {
         self.enter()?;
         let now = self.clock.now();
         self.sockets.apply_refusals(&mut self.shard, now);
-        self.apply_completions(now);
-        self.read_mail(now);
-        self.fan_out(now);
+        self.sockets.report_unmade(&mut self.shard, now);
+        let others_wait = self.apply_completions(now) + self.read_mail(now) > 0;
+        self.fan_out(others_wait, now);
         self.shard.handle_timeout(now);
         self.sockets.handle_timeout(&mut self.shard, now);
         self.continue_drain(now);
@@ -187,9 +190,13 @@ impl Worker {
         if rest.is_zero() { Wait::No } else { Wait::AtMost(rest) }
     }
 
-    fn apply_completions(&mut self, now: Now) {
-        for _ in 0..INPUTS_MAX {
-            let Some(completion) = self.sockets.ring.pop() else { return };
+    /// Hands completions to the shard, for a bounded time. Returns how many.
+    fn apply_completions(&mut self, now: Now) -> usize {
+        for done in 0..INPUTS_MAX {
+            if done % INPUTS_PER_LOOK == INPUTS_PER_LOOK - 1 && self.clock.monotonic().since(now.monotonic) > INPUT_TIME {
+                return done;
+            }
+            let Some(completion) = self.sockets.ring.pop() else { return done };
             match completion.token.kind {
                 Kind::Wake => self.reset_eventfd(completion.more),
                 // It slept through nothing yet: the bell was taken down, so somebody has to wake it.
@@ -197,6 +204,7 @@ impl Worker {
                 _ => self.sockets.interpret(completion, &mut self.shard, now),
             }
         }
+        INPUTS_MAX
     }
 
     fn reset_eventfd(&mut self, more: bool) {
@@ -210,7 +218,7 @@ impl Worker {
 
     // ---- mail ----
 
-    fn read_mail(&mut self, now: Now) {
+    fn read_mail(&mut self, now: Now) -> usize {
         let Self { post, shard, sockets, state, .. } = self;
         post.receive(MESSAGES_MAX, |from, parcel| match parcel {
             Parcel::Message(message) => shard.handle(Input::Message { from, message }, now),
@@ -223,12 +231,12 @@ impl Worker {
             }
             Parcel::NotReloaded => sockets.facts.process.reloads_failed += 1,
             Parcel::Drain(limit) if *state == State::Serving => {
-                sockets.start_drain();
+                sockets.start_drain(now);
                 *state = State::Draining(limit);
             }
             Parcel::Drain(_) | Parcel::Drained => {}
             Parcel::Stop => *state = State::Stopped,
-        });
+        })
     }
 
     /// Moves messages from the shard's outbox into the mailboxes, as far as there is room, and wakes who sleeps.
@@ -260,9 +268,10 @@ impl Worker {
 
     // ---- out ----
 
-    fn fan_out(&mut self, now: Now) {
-        let busy = self.sockets.ring.has_completions();
-        let sends_max = if busy { self.cost.sends_within(SLICE) } else { SENDS_ALONE };
+    /// Hands publications out: about a millisecond's worth where others wait for their turn, more when alone.
+    fn fan_out(&mut self, others_wait: bool, now: Now) {
+        let sends_max =
+            if others_wait || self.sockets.ring.has_completions() { self.cost.sends_within(SLICE) } else { SENDS_ALONE };
         self.more_fan_out = self.shard.fan_out(sends_max, now).more;
     }
 
@@ -290,7 +299,7 @@ impl Worker {
                 self.shard.drain(limit, now);
                 self.state = State::Finishing;
             }
-            State::Finishing if self.shard.is_drained(now) => {
+            State::Finishing if self.shard.is_drained(now) && (self.sockets.has_no_clients() || self.shard.drain_is_over(now)) => {
                 let control = ShardId(u16::try_from(self.post.peers() - 1).unwrap_or(u16::MAX));
                 // A full mailbox means that control has stopped reading; it will stop us by itself.
                 if self.post.try_send(control, Parcel::Drained).is_ok() {

@@ -121,7 +121,8 @@ impl Buffers {
         while let Some(buffer) = self.returned.pop() {
             let address = self.buffer(buffer) as u64;
             // SAFETY: the index is below `count`, so the entry lies in the ring part of the mapping; entries between the
-            // published tail and the kernel's head are ours alone. Field stores leave `resv` alone, which in entry 0 is the tail.
+            // published tail and the kernel's head are ours alone, and the kernel writes to none. The stores leave `resv` alone,
+            // which in entry 0 is the tail that the kernel reads: nothing but `addr`, `len` and `bid` is touched.
             let entry = unsafe { &mut *self.base.cast::<BufRingEntry>().as_ptr().add(usize::from(self.tail.0 & mask)) };
             entry.set_addr(address);
             entry.set_len(u32::try_from(BUFFER_BYTES).unwrap_or(u32::MAX));
@@ -136,7 +137,8 @@ impl Buffers {
     }
 
     fn buffer(&self, index: u16) -> *mut u8 {
-        // SAFETY: callers pass an index below `count`, so the offset is inside the mapping.
+        assert!(index < self.count);
+        // SAFETY: the index is below `count`, so the offset is inside the mapping.
         unsafe { self.base.as_ptr().add(entries_bytes(self.count) + usize::from(index) * BUFFER_BYTES) }
     }
 }

@@ -117,7 +117,7 @@ impl FloorRing {
         for &slot in slots {
             let entry = opcode::Send::new(Fixed(slot), start, length).flags(flags).build();
             let entry = entry.flags(entry_flags).user_data(u64::from(slot));
-            // SAFETY: `start` and `length` are `frame`'s, which is never freed, and which changes only in `load`: after
+            // SAFETY: `start` and `length` are `frame`'s, which is replaced or changed only in `load`: after
             // `send_to_all` or `finish` returned with all their sends finished, never once an enter failed.
             // A send with DONTWAIT is finished when its enter returns; one without is waited for in `finish`.
             let pushed = unsafe { queue.push(&entry) };

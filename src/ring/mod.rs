@@ -28,7 +28,7 @@ mod token;
 
 pub use buffers::Lease;
 pub use options::{Features, Options, RingError, SetupFlags};
-pub use queue::{Completion, Ring, ShutdownHow, Wait};
+pub use queue::{Completion, Ring, Wait};
 pub use sends::{GATHER_MAX, Refused};
 pub use setup::locked_bytes_limit;
 pub use token::{Kind, Token};

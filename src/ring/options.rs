@@ -205,6 +205,8 @@ pub enum RingError {
     OldKernel,
     /// Memory may not be locked, even for the smallest queues.
     Memlock,
+    /// No descriptor is left for the ring itself.
+    Descriptors,
     /// A feature without which there is no loop.
     Missing { feature: &'static str, errno: i32 },
     /// The kernel refused an enter for good.
@@ -228,6 +230,9 @@ impl fmt::Display for RingError {
             }
             Self::Memlock => f.write_str(
                 "not enough memory may be locked for the rings (ENOMEM): raise RLIMIT_MEMLOCK (`ulimit -l unlimited`, LimitMEMLOCK=infinity) or use fewer workers",
+            ),
+            Self::Descriptors => f.write_str(
+                "no descriptor is left for a ring (EMFILE): raise RLIMIT_NOFILE (`ulimit -n`, LimitNOFILE=) or use fewer workers",
             ),
             Self::Missing { feature, errno } => write!(
                 f,
@@ -253,6 +258,7 @@ mod tests {
             (RingError::Seccomp, "tuning/seccomp.json"),
             (RingError::OldKernel, "6.1"),
             (RingError::Memlock, "LimitMEMLOCK=infinity"),
+            (RingError::Descriptors, "LimitNOFILE="),
             (RingError::Missing { feature: "provided buffers", errno: libc::EINVAL }, "6.1"),
         ] {
             assert!(error.to_string().contains(remedy), "{error}");

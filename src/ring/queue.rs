@@ -52,13 +52,6 @@ pub enum Wait {
     Unbounded,
 }
 
-/// Which directions of a socket are shut down.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ShutdownHow {
-    Write,
-    Both,
-}
-
 /// Memory that the kernel reads or writes for one operation, kept until its last completion.
 enum Kept {
     Address(Box<AddressBuffer>),
@@ -397,13 +390,9 @@ impl Ring {
         self.push(entry, token);
     }
 
-    /// Shuts a connection down. [`ShutdownHow::Both`] also ends a receive that is armed.
-    pub fn shutdown(&mut self, conn: ConnId, how: ShutdownHow) {
-        let how = match how {
-            ShutdownHow::Write => libc::SHUT_WR,
-            ShutdownHow::Both => libc::SHUT_RDWR,
-        };
-        self.push(opcode::Shutdown::new(Fixed(conn.slot), how).build(), Token::of(Kind::Shutdown, conn));
+    /// Ends the sending side of a connection: the peer reads to an end, and may go on sending.
+    pub fn shutdown_writing(&mut self, conn: ConnId) {
+        self.push(opcode::Shutdown::new(Fixed(conn.slot), libc::SHUT_WR).build(), Token::of(Kind::Shutdown, conn));
     }
 
     /// Cancels every operation on a connection; each still completes by itself, in any order.
@@ -429,30 +418,13 @@ impl Ring {
         self.push(opcode::Close::new(Fixed(conn.slot)).build(), Token::of(Kind::Close, conn));
     }
 
-    /// Creates a TCP socket in a slot of the kernel's choice, which is the completion's result.
-    pub fn socket(&mut self, like: IpAddr, token: Token) {
-        let entry = opcode::Socket::new(sockaddr::family_of(like), libc::SOCK_STREAM, libc::IPPROTO_TCP)
-            .file_index(Some(DestinationSlot::auto_target()))
-            .build();
-        self.push(entry, token);
-    }
-
-    /// Connects a socket made by [`Self::socket`].
+    /// Connects a socket that was put into its slot by [`Self::adopt`].
     pub fn connect(&mut self, conn: ConnId, address: SocketAddr) {
         let token = Token::of(Kind::Connect, conn);
         let buffer = AddressBuffer::of(address);
         let entry = opcode::Connect::new(Fixed(conn.slot), buffer.as_ptr(), buffer.length).build();
         self.keep(token, Kept::Address(buffer));
         self.push(entry, token);
-    }
-
-    /// Switches Nagle's algorithm off on a direct descriptor, where the kernel lets us; silent either way it matters.
-    pub fn set_nodelay(&mut self, conn: ConnId) {
-        static ON: i32 = 1;
-        let (level, option) = (libc::IPPROTO_TCP as u32, libc::TCP_NODELAY as u32);
-        let value = std::ptr::from_ref(&ON).cast();
-        let entry = opcode::SetSockOpt::new(Fixed(conn.slot), level, option, value, size_of::<i32>() as u32).build();
-        self.push(entry.flags(Flags::SKIP_SUCCESS), Token::numbered(Kind::None, 0));
     }
 
     /// Puts an ordinary descriptor into a slot of the kernel's choice, which is the completion's result.
@@ -481,13 +453,13 @@ impl Ring {
 
     // ---- the one way in ----
 
+    /// Keeps memory for the operation that is pushed next.
+    ///
+    /// # Panics
+    /// When an operation under the same token is in flight.
     fn keep(&mut self, token: Token, kept: Kept) {
-        let before = self.kept.insert(token.bits(), kept);
-        if let Some(before) = before {
-            // Two operations under one token: the older one's memory must not be freed under the kernel.
-            debug_assert!(false, "{token:?} is already in flight");
-            std::mem::forget(before);
-        }
+        // Checked in release too: the first of two completions would free the memory that the second still needs.
+        assert!(self.kept.insert(token.bits(), kept).is_none(), "{token:?} is already in flight");
     }
 
     /// Submits what is queued when the queue is full, so that the next push finds room.
@@ -506,9 +478,10 @@ impl Ring {
         self.make_room();
         let entry = entry.user_data(token.bits());
         self.submissions = self.submissions.wrapping_add(1);
-        // SAFETY: every pointer in an entry is to a static, to memory in `sends`, `gather` or `kept`, or to nothing. `sends` and
-        // `gather` are released only after the queue was drained behind the enter that consumed the entry, `kept` only at
-        // the operation's last completion; none of them moves its contents.
+        // SAFETY: every pointer in an entry is to memory in `sends`, `gather` or `kept`, or to nothing; none of them moves its
+        // contents. `kept` is released only at the operation's last completion. `sends` and `gather` are released once the
+        // queue was drained behind the enter that consumed the entry: a send with MSG_DONTWAIT is never punted or retried, so
+        // the kernel is done with it when that enter returns.
         if !self.backlog.is_empty() || unsafe { self.io.submission().push(&entry) }.is_err() {
             self.backlog.push_back(entry);
         }
@@ -533,7 +506,9 @@ fn finish(kept: Option<Kept>, completion: &mut Completion) {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // Nothing may read or write our memory after this: end what is in flight, then take the buffers and the ring away.
+        // Nothing may read or write our memory after this. A synchronous cancel of everything returns success (or finds nothing)
+        // only when no request is left that could: then the buffers may be unmapped and what is kept freed. Otherwise both are
+        // left to the kernel for ever.
         let patience = io_uring::types::Timespec::new().sec(1);
         let cancelled = self.io.submitter().register_sync_cancel(Some(patience), CancelBuilder::any());
         let idle = cancelled.is_ok() || cancelled.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT));

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use io_uring::types::Fd;
 use io_uring::{IoUring, Probe, opcode};
@@ -9,6 +10,10 @@ use io_uring::{IoUring, Probe, opcode};
 use super::buffers::Buffers;
 use super::options::{Features, Options, Queues, RingError, SetupFlags};
 use super::sys::{self, RingFd};
+use super::token::{Kind, Token};
+
+/// How long the kernel takes to give back the locked memory of a ring that was closed.
+const TAKEN_APART: Duration = Duration::from_millis(50);
 
 /// A ring's parts, before anything was submitted.
 pub struct Parts {
@@ -18,9 +23,25 @@ pub struct Parts {
     pub features: Features,
 }
 
-/// Builds a ring for the calling thread, which alone may use it.
+/// Builds a ring for the calling thread, which alone may use it. Where memory that may be locked is short, with smaller queues.
 pub fn build(options: &Options) -> Result<Parts, RingError> {
-    let (io, setup, shrunk) = build_queues(options)?;
+    let mut queues = Queues::fitting(options);
+    loop {
+        match build_with(options, &mut queues) {
+            // Buffers and descriptors are charged to the same limit as the queues.
+            Err(RingError::Memlock) => {
+                queues = queues.smaller().ok_or(RingError::Memlock)?;
+                std::thread::sleep(TAKEN_APART);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Builds a ring with queues of at most these sizes; notes which it got.
+fn build_with(options: &Options, queues: &mut Queues) -> Result<Parts, RingError> {
+    let (io, setup) = build_queues(options, queues)?;
+    let shrunk = *queues != Queues { sq: options.sq_entries, cq: options.cq_entries };
     check_operations(&io)?;
     let files = register_files(&io, options.files_max)?;
     let count = prev_power_of_two(options.buffers.clamp(1, 1 << 15));
@@ -52,12 +73,11 @@ fn all_flags() -> SetupFlags {
 }
 
 /// Gives up flags, newest first, while the kernel says EINVAL, and queue entries while it says ENOMEM.
-fn build_queues(options: &Options) -> Result<(IoUring, SetupFlags, bool), RingError> {
+fn build_queues(options: &Options, queues: &mut Queues) -> Result<(IoUring, SetupFlags), RingError> {
     let mut flags = all_flags();
-    let mut queues = Queues::fitting(options);
     loop {
-        let error = match attempt(options, flags, queues) {
-            Ok(io) => return Ok((io, flags, queues != Queues { sq: options.sq_entries, cq: options.cq_entries })),
+        let error = match attempt(options, flags, *queues) {
+            Ok(io) => return Ok((io, flags)),
             Err(error) => error,
         };
         match (error.raw_os_error(), queues.smaller()) {
@@ -65,7 +85,7 @@ fn build_queues(options: &Options) -> Result<(IoUring, SetupFlags, bool), RingEr
                 let newest = SetupFlags::ALL.into_iter().map(|(flag, _)| flag).find(|&flag| flags.contains(flag));
                 flags = flags.without(newest.unwrap_or(flags));
             }
-            (Some(libc::ENOMEM), Some(smaller)) => queues = smaller,
+            (Some(libc::ENOMEM), Some(smaller)) => *queues = smaller,
             (errno, _) => return Err(refusal(errno.unwrap_or(0))),
         }
     }
@@ -104,6 +124,7 @@ pub fn refusal(errno: i32) -> RingError {
         },
         libc::ENOSYS => RingError::OldKernel,
         libc::ENOMEM => RingError::Memlock,
+        libc::EMFILE | libc::ENFILE => RingError::Descriptors,
         errno => RingError::Missing { feature: "the queues", errno },
     }
 }
@@ -128,7 +149,7 @@ fn check_operations(io: &IoUring) -> Result<(), RingError> {
         (opcode::AcceptMulti::CODE, "accept"),
         (opcode::Shutdown::CODE, "shutdown"),
         (opcode::MsgRingData::CODE, "ring messages"),
-        (opcode::Socket::CODE, "direct sockets"),
+        (opcode::FilesUpdate::CODE, "direct descriptors"),
         (opcode::SendZc::CODE, "multishot receive"),
     ];
     match needed.into_iter().find(|&(code, _)| !probe.is_supported(code)) {
@@ -164,7 +185,9 @@ fn probe_socket_commands(parts: &mut Parts) -> bool {
         std::ptr::from_mut(value.as_mut()).cast(),
         size_of::<i32>() as u32,
     )
-    .build();
+    .build()
+    // Should the wait for it be interrupted, the loop must not take it for anything of its own.
+    .user_data(Token::numbered(Kind::None, 0).bits());
     // SAFETY: `value` is on the heap and is not freed before the completion; the command never waits.
     if unsafe { parts.io.submission().push(&entry) }.is_err() || sys::enter(parts.fd, 1, 1, None).is_err() {
         return false;

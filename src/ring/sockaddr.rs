@@ -21,14 +21,6 @@ pub const fn length_of(like: IpAddr) -> libc::socklen_t {
     }
 }
 
-/// The kernel's number of the family of `like`.
-pub const fn family_of(like: IpAddr) -> i32 {
-    match like {
-        IpAddr::V4(_) => libc::AF_INET,
-        IpAddr::V6(_) => libc::AF_INET6,
-    }
-}
-
 impl AddressBuffer {
     /// Room for the kernel to write into.
     pub fn empty() -> Box<Self> {

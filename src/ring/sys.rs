@@ -54,7 +54,7 @@ pub fn enter(ring: RingFd, to_submit: u32, min_complete: u32, timeout: Option<Du
     };
     let flags = ENTER_GETEVENTS | ENTER_EXT_ARG | registered;
     // SAFETY: `arg` and the timespec that it points to live until the call returns, and the size is that of `arg`. What the
-    // submitted entries point to is upheld by `Ring`, the only caller.
+    // submitted entries point to was argued where they were pushed, which is itself unsafe.
     let result = unsafe {
         libc::syscall(
             libc::SYS_io_uring_enter,

@@ -58,7 +58,13 @@ impl Shard {
     /// Whether a drain has nothing left to wait for.
     #[must_use]
     pub fn is_drained(&self, now: Now) -> bool {
-        self.draining.is_some_and(|drain| self.connections.clients() == 0 || drain.deadline <= now.monotonic)
+        self.draining.is_some() && self.connections.clients() == 0 || self.drain_is_over(now)
+    }
+
+    /// Whether a drain has no time left, whoever is still here.
+    #[must_use]
+    pub fn drain_is_over(&self, now: Now) -> bool {
+        self.draining.is_some_and(|drain| drain.deadline <= now.monotonic)
     }
 
     pub(super) fn drain_deadline(&self) -> Option<Nanos> {
