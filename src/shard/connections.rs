@@ -338,7 +338,7 @@ impl Connections {
             if !mutated(Mutant::RefusalIgnored) {
                 queue.put_back(frames, skip, taken);
             }
-            queue.blocked = true;
+            (queue.blocked, queue.behind) = (true, true);
         });
     }
 
@@ -419,8 +419,16 @@ impl Connections {
         for slot in dirty.drain(..) {
             sends += usize::from(self.flush_one(slot, now));
         }
+        // What did not fit into one send is listed for the next flush.
+        dirty.append(&mut self.dirty);
         self.dirty = dirty;
         sends
+    }
+
+    /// Whether a flush would send something.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// A connection without a queue before this flush had its last frame taken: a refusal would have come back by now.
@@ -444,12 +452,18 @@ impl Connections {
         if queue.blocked {
             return false;
         }
-        let bytes = queue.bytes();
+        let before = queue.bytes();
         let taken = queue.take();
-        self.queued_bytes -= bytes;
-        self.release_queue(slot);
+        let left = queue.bytes();
+        queue.dirty = left > 0;
+        self.queued_bytes -= before - left;
+        if left > 0 {
+            self.dirty.push(slot);
+        } else {
+            self.release_queue(slot);
+        }
         let Some((frames, skip)) = taken else { return false };
-        self.count_sent(slot, |total| total + bytes as u64);
+        self.count_sent(slot, |total| total + (before - left) as u64);
         self.publications_per_send.record(frames.as_slice().iter().map(|frame| frame.tag.publications()).sum());
         self.stalls.sent(conn, now);
         self.outputs.push_back(Output::Send { conn, frames, skip });
@@ -534,5 +548,42 @@ mod tests {
         assert_eq!(sent(&mut connections).unwrap().0, b"first second");
         connections.flush(NOW);
         assert!(connections.is_flushed(CONN.slot), "nobody waits for it any more");
+    }
+
+    #[test]
+    fn who_is_behind_gets_little_at_a_time_and_everything_in_order() {
+        let mut connections = connections();
+        let frames: Vec<Vec<u8>> = (0..40u8).map(|number| vec![number; 4 << 10]).collect();
+        frames.iter().for_each(|frame| _ = connections.reply(CONN, [frame.as_slice().into()]));
+        connections.flush(NOW);
+        let (whole, frames) = sent(&mut connections).unwrap();
+        assert_eq!(whole.len(), 160 << 10, "while the kernel refuses nothing all goes at once");
+        connections.taken(CONN, frames, 0, 10_000, NOW);
+        connections.writable(CONN);
+        let mut got = whole[..10_000].to_vec();
+        while connections.has_changed() {
+            assert_eq!(connections.flush(NOW), 1);
+            let (bytes, _) = sent(&mut connections).unwrap();
+            assert!(bytes.len() <= 16 << 10, "{}", bytes.len());
+            got.extend(bytes);
+        }
+        assert_eq!(got, whole);
+        assert!(connections.is_flushed(CONN.slot));
+        assert_eq!(connections.queued_bytes(), 0);
+    }
+
+    #[test]
+    fn many_small_frames_leave_in_sends_that_the_kernel_takes_whole() {
+        let mut connections = connections();
+        (0..150u8).for_each(|number| _ = connections.reply(CONN, [vec![number].into()]));
+        let mut got = Vec::new();
+        for expected in [64, 64, 22] {
+            assert_eq!(connections.flush(NOW), 1);
+            let (bytes, _) = sent(&mut connections).unwrap();
+            assert_eq!(bytes.len(), expected);
+            got.extend(bytes);
+        }
+        assert_eq!(got, (0..150u8).collect::<Vec<_>>());
+        assert!(!connections.has_changed());
     }
 }

@@ -223,7 +223,13 @@ impl Shard {
     /// When [`Shard::handle_timeout`], [`Shard::fan_out`] or [`Shard::flush`] next has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Nanos> {
-        if self.connections.has_ended() || !self.catching_up.is_empty() || !self.resuming.is_empty() || self.outbox.holds(self.id) {
+        let connections = &self.connections;
+        if connections.has_ended()
+            || connections.has_changed()
+            || !self.catching_up.is_empty()
+            || !self.resuming.is_empty()
+            || self.outbox.holds(self.id)
+        {
             return Some(Nanos(0));
         }
         [self.timers.next(), self.local.next_deadline(), self.drain_deadline(), Some(self.next_sweep)].into_iter().flatten().min()

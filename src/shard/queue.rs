@@ -19,9 +19,16 @@ pub struct SendQueue {
     load: Load,
     /// The kernel refused bytes and has not said that there is room again.
     pub blocked: bool,
+    /// The kernel has refused bytes since the queue was last empty.
+    pub behind: bool,
     /// Listed for the next flush.
     pub dirty: bool,
 }
+
+/// Frames gathered into one send: as many as the kernel interface takes.
+const FRAMES_MAX: usize = 64;
+/// Bytes gathered into one send to a connection that is behind; a larger frame goes alone.
+const BYTES_BEHIND_MAX: usize = 16 << 10;
 
 /// Bytes of frames, by what bounds them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,18 +108,27 @@ impl SendQueue {
         waiting == 0 || waiting + bytes <= bytes_max
     }
 
-    /// Takes everything for one gathered send, with the bytes of the first frame to leave out.
+    /// Takes what goes into one gathered send, with the bytes of the first frame to leave out. From a connection that is behind
+    /// it takes little: one large send would be taken whole by a kernel that has room for its first byte, and pinned there.
     pub fn take(&mut self) -> Option<(Frames, u32)> {
-        let first = self.frames.pop_front()?;
-        let skip = std::mem::take(&mut self.skip);
-        self.load = Load::default();
-        if self.frames.is_empty() {
-            return Some((Frames::One(first), skip));
+        let bytes_max = if self.behind { BYTES_BEHIND_MAX } else { usize::MAX };
+        let mut bytes = self.frames.front()?.blob.len();
+        let mut count = 1;
+        for frame in self.frames.iter().take(FRAMES_MAX).skip(1) {
+            bytes += frame.blob.len();
+            if bytes > bytes_max {
+                break;
+            }
+            count += 1;
         }
-        let mut frames = Vec::with_capacity(self.frames.len() + 1);
-        frames.push(first);
-        frames.extend(self.frames.drain(..));
-        Some((Frames::Many(frames), skip))
+        let skip = std::mem::take(&mut self.skip);
+        let Self { frames, load, .. } = self;
+        let mut taken = frames.drain(..count).inspect(|frame| load.remove(frame));
+        let frames = match (count, taken.next()) {
+            (1, Some(frame)) => Frames::One(frame),
+            (_, first) => Frames::Many(first.into_iter().chain(taken).collect()),
+        };
+        Some((frames, skip))
     }
 
     /// Puts back what a send left over: the kernel took `taken` bytes behind the first `skip`.
