@@ -23,6 +23,10 @@ use crate::metrics::RingCounters;
 
 /// Flags of every send: never waits, takes all or says how much, raises no signal.
 pub(super) const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+/// Bytes of a send from which on the next one must not be joined to it in the socket's queue (MSG_EOR). The kernel looks at the
+/// limit of unsent bytes only when it begins a new buffer, so joined sends to a reader that has stopped fill one of 64 KiB; buffers
+/// of their own for small ones would cost more than they hold.
+const UNJOINED_BYTES_MIN: usize = 1 << 10;
 /// What a parked connection waits for.
 const POLL_IN: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
 /// Enters in a row that may consume nothing before a waiting loop gets its turn.
@@ -296,17 +300,18 @@ impl Ring {
         self.make_room();
         self.sends.add(conn, frames, skip, self.submissions);
         let parts = self.sends.newest_parts();
+        let extra = if self.sends.newest_bytes() < UNJOINED_BYTES_MIN { 0 } else { libc::MSG_EOR };
         // Every silent send waits for all: without WAITALL a short one would be silent too.
         let entry = match parts.len() {
             1 => {
                 let mut parts = parts;
                 let part = parts.next().unwrap_or_default();
                 let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
-                opcode::Send::new(Fixed(conn.slot), part.as_ptr(), length).flags(SEND_FLAGS).build()
+                opcode::Send::new(Fixed(conn.slot), part.as_ptr(), length).flags(SEND_FLAGS | extra).build()
             }
             _ => {
                 let header = self.gather.header(parts);
-                opcode::SendMsg::new(Fixed(conn.slot), header).flags(SEND_FLAGS as u32).build()
+                opcode::SendMsg::new(Fixed(conn.slot), header).flags((SEND_FLAGS | extra) as u32).build()
             }
         };
         self.push(entry.flags(Flags::SKIP_SUCCESS), token);

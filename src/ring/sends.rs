@@ -108,6 +108,11 @@ impl Sends {
         })
     }
 
+    /// Bytes that the newest send offers.
+    pub fn newest_bytes(&self) -> usize {
+        self.in_flight.back().map_or(0, |send| send.offered as usize)
+    }
+
     /// Notes a completion of send `number`. False when there is no such send.
     pub fn heard(&mut self, number: u32, of: impl Fn(ConnId) -> bool, result: i32) -> bool {
         let Some(send) = self.in_flight.get_mut(number.wrapping_sub(self.first) as usize) else { return false };
