@@ -7,6 +7,8 @@
 //! Invariant: decides nothing about requests, channels or frames; a question about those belongs below [`shard`](crate::shard).
 
 mod accepting;
+#[cfg(test)]
+mod accepting_tests;
 mod cells;
 mod closing;
 mod connecting;

@@ -530,6 +530,11 @@ impl Drop for Ring {
 
 #[cfg(test)]
 impl Ring {
+    /// Completions in the queue that the kernel shares with us (tests of when they come).
+    pub(super) fn unread_completions(&mut self) -> usize {
+        self.io.completion().len()
+    }
+
     /// Offers the kernel only the first `count` submissions, as if it had consumed no more (tests of partial consumption).
     pub(super) fn enter_partly(&mut self, count: u32) -> Result<(), RingError> {
         self.fill();

@@ -1,0 +1,120 @@
+//! What the kernel cannot be made to refuse on demand: accepts that fail for want of something, told to a worker's sockets.
+
+#[path = "../../tests/support/skip.rs"]
+mod skip;
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::accepting::{Accepting, Listener};
+use super::listen;
+use super::loads::Loads;
+use super::sockets::{Peers, Sockets, Times};
+use crate::base::{Nanos, Now, ShardId, WallMs};
+use crate::ring::{self, Completion, Kind, Ring, Token, Wait};
+use crate::shard::{ListenerId, Options, Shard};
+
+/// A worker's sockets on a real ring, with one listener.
+struct Bench {
+    sockets: Sockets,
+    shard: Shard,
+    address: SocketAddr,
+    now: Now,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let files_max = 16_384;
+        let ring = Ring::new(&ring::Options { files_max, buffers: 64, ..ring::Options::default() })
+            .unwrap_or_else(|error| panic!("{error} (or RINGMAIN_TEST_SKIP=uring)"));
+        let loads = Loads::new(1);
+        loads.set_capacity(0, ring.features().files);
+        let rings = Arc::from([ring.as_fd().try_clone_to_owned().expect("a descriptor")]);
+        let socket = listen::bind(SocketAddr::from(([127, 0, 0, 1], 0)), None).expect("a port");
+        listen::listen(&socket).expect("listening");
+        let address = socket.local_addr().expect("bound").as_socket().expect("an address");
+        let listener = Listener::new(socket.into(), ListenerId::Public, listen::family_of(address));
+        let times = Times { quiet_after: Duration::from_secs(5), connect_timeout: Duration::from_secs(5) };
+        let now = Now { monotonic: Nanos(1_000_000_000), wall: WallMs(0) };
+        let mut sockets = Sockets::new(ring, vec![listener], Peers { me: 0, rings, loads }, times);
+        sockets.listen();
+        let shard = Shard::new(ShardId(0), 1, Arc::new(Options::default()), 1, now);
+        Self { sockets, shard, address, now }
+    }
+
+    /// The armed accept ends with an errno.
+    fn refuse(&mut self, errno: i32) {
+        let token = Token::numbered(Kind::Accept, 0);
+        let refused = Completion { token, result: -errno, more: false, nonempty: false, lease: None, address: None };
+        self.sockets.interpret(refused, &mut self.shard, self.now);
+    }
+
+    fn state(&self) -> Accepting {
+        self.sockets.listeners[0].state
+    }
+
+    fn advance(&mut self, time: Duration) {
+        self.now.monotonic = self.now.monotonic + time;
+        self.sockets.handle_timeout(&mut self.shard, self.now);
+    }
+
+    /// How long the worker would sleep.
+    fn pause(&self) -> Duration {
+        self.sockets.poll_timeout().expect("it comes back by itself").since(self.now.monotonic)
+    }
+}
+
+#[test]
+fn pitfall_11_a_refused_accept_is_tried_again_later_and_ever_later() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::new();
+    assert_eq!(bench.state(), Accepting::Multishot);
+    for (errno, pause) in [(libc::ENFILE, 50), (libc::EMFILE, 100), (libc::ENOBUFS, 200), (libc::ENOMEM, 400), (libc::ENFILE, 800)]
+    {
+        bench.refuse(errno);
+        assert_eq!(bench.state(), Accepting::BackingOff, "armed again at once it would fail at once");
+        assert_eq!(bench.pause(), Duration::from_millis(pause));
+        bench.advance(Duration::from_millis(pause - 1));
+        assert_eq!(bench.state(), Accepting::BackingOff);
+        bench.advance(Duration::from_millis(1));
+        assert_eq!(bench.state(), Accepting::Multishot);
+    }
+}
+
+#[test]
+fn pitfall_11_what_concerns_one_connection_does_not_stop_accepting() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::new();
+    for errno in [libc::ECONNABORTED, libc::EINTR, libc::EPROTO, libc::EHOSTUNREACH] {
+        bench.refuse(errno);
+        assert_eq!(bench.state(), Accepting::Multishot);
+    }
+}
+
+#[test]
+fn pitfall_11_who_came_meanwhile_is_accepted_when_something_is_free() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::new();
+    bench.refuse(libc::ENFILE);
+    let _client = TcpStream::connect(bench.address).expect("listening");
+    // As when a connection of this worker has closed: sooner than the pause ends.
+    bench.sockets.accept_if_room(bench.now);
+    assert_eq!(bench.state(), Accepting::Multishot);
+    for _ in 0..100 {
+        bench.sockets.ring.enter(Wait::AtMost(Duration::from_millis(50))).expect("the ring works");
+        while let Some(completion) = bench.sockets.ring.pop() {
+            bench.sockets.interpret(completion, &mut bench.shard, bench.now);
+        }
+        if bench.sockets.facts.accepted > 0 {
+            return;
+        }
+    }
+    panic!("the client still waits");
+}
