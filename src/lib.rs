@@ -32,3 +32,8 @@ pub mod ring;
 pub mod shard;
 pub mod transport;
 pub mod ws;
+
+/// What tests leave out where a machine lacks it.
+#[cfg(test)]
+#[path = "../tests/support/skip.rs"]
+mod skip;

@@ -1,8 +1,5 @@
 //! What the kernel cannot be made to refuse on demand: accepts that fail for want of something, told to a worker's sockets.
 
-#[path = "../../tests/support/skip.rs"]
-mod skip;
-
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +11,7 @@ use super::sockets::{Peers, Sockets, Times};
 use crate::base::{Nanos, Now, ShardId, WallMs};
 use crate::ring::{self, Completion, Kind, Ring, Token, Wait};
 use crate::shard::{ListenerId, Options, Shard};
+use crate::skip;
 
 /// A worker's sockets on a real ring, with one listener.
 struct Bench {

@@ -8,11 +8,9 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-#[path = "../../tests/support/skip.rs"]
-mod skip;
-
 use super::*;
 use crate::base::{Blob, ConnId, Frame, Frames};
+use crate::skip;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// A test that needs longer than this has hung.
