@@ -482,15 +482,24 @@ impl Home {
 
 fn answer(entry: &Entry, start: Start, options: &Options) -> Answer {
     match options.policy(entry.namespace) {
-        Some(namespace) if namespace.kind == ChannelKind::State => answer_state(entry, start),
+        Some(namespace) if namespace.kind == ChannelKind::State => answer_state(entry, start, namespace.state_ttl.is_zero()),
         namespace => answer_stream(entry, start, namespace.is_some_and(|namespace| namespace.history_size > 0)),
     }
 }
 
-/// State channels: the latest value unless the subscriber has it; never a gap.
-fn answer_state(entry: &Entry, start: Start) -> Answer {
+/// State channels: the latest value unless the subscriber has it. A gap only where there is a newer one than it has that had to go
+/// for want of memory; one whose own time is over (`lasting` is false) is no value any more.
+fn answer_state(entry: &Entry, start: Start, lasting: bool) -> Answer {
     let top = entry.position(entry.top);
     let newest = entry.history.as_ref().and_then(|history| history.newest());
+    if let Start::After(position) = start
+        && position.epoch == entry.epoch
+        && newest.is_none()
+        && position.offset < entry.floor
+        && lasting
+    {
+        return lost(entry, GapReason::Expired, Some(position.into()));
+    }
     let had = match start {
         Start::After(position) if position.epoch == entry.epoch => position.offset,
         Start::After(_) | Start::Now | Start::Beginning | Start::Newest(_) | Start::Elsewhere(_) | Start::Unreadable => 0,

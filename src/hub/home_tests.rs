@@ -320,6 +320,27 @@ fn a_states_value_outlives_the_time_of_histories_unless_it_has_its_own() {
 }
 
 #[test]
+fn a_states_value_that_had_to_go_for_want_of_memory_is_told_as_lost() {
+    let mut options = options(0);
+    options.namespaces[0].kind = ChannelKind::State;
+    let mut bench = Bench::new(options);
+    let had = bench.publish("c", at(0));
+    let after = Start::After(had);
+    assert_eq!(bench.ask("c", after, at(1)).outcome, Outcome::Exact, "it has the latest value");
+    bench.publish("c", at(2));
+    bench.options.history_bytes_max = 0;
+    bench.sweep(at(3));
+    let answer = bench.ask("c", after, at(4));
+    let Outcome::Gap(gap) = answer.outcome else { panic!("{answer:?}: a newer value was lost in silence") };
+    assert_eq!((gap.reason, gap.next.offset, gap.missed), (GapReason::Expired, 3, Some(1)));
+    assert!(answer.head && answer.page.is_empty());
+    let latest = StreamPosition { offset: 2, ..had };
+    assert_eq!(bench.ask("c", Start::After(latest), at(5)).outcome, Outcome::Exact);
+    bench.options.namespaces[0].state_ttl = Duration::from_secs(1);
+    assert_eq!(bench.ask("c", after, at(6)).outcome, Outcome::Exact, "a value whose time is over is none");
+}
+
+#[test]
 fn a_repeated_key_gets_the_first_position_and_is_not_delivered() {
     let mut bench = Bench::new(options(10));
     let keyed = || Draft { idempotency_key: Some("k".into()), ..draft("c", 5) };

@@ -170,7 +170,9 @@ impl Track {
     /// A gap was read.
     pub fn gap(&mut self, gap: &Value, excuses: &Excuses, truth: &mut Truth) -> Judged {
         let name = self.name();
-        demand(!self.state, Breach::FalseGap, || format!("{name}: a state channel told of a gap"))?;
+        if self.state {
+            return self.value_lost(gap, excuses, truth);
+        }
         let after = match (self.presented, gap["after"].as_str()) {
             // What some other server made is told as it was shown.
             (Presented::Foreign, shown) if self.stage != Stage::Going => {
@@ -220,6 +222,20 @@ impl Track {
         }
         self.go_on(before, excuses);
         self.gap_from = from;
+        Ok(())
+    }
+
+    /// A gap of a state channel: its value had to go for want of memory, and is newer than what this subscriber has.
+    fn value_lost(&mut self, gap: &Value, excuses: &Excuses, truth: &mut Truth) -> Judged {
+        let [after, next] = ["after", "next"].map(|end| gap[end].as_str().map(position));
+        let (Some(after), Some(next)) = (after.transpose()?, next.transpose()?) else {
+            return condemn(Breach::FalseGap, format!("{}: a state channel's {gap}", self.name()));
+        };
+        let fits = gap["reason"] == "expired" && truth.settings().tight_memory && after.epoch == next.epoch;
+        demand(fits, Breach::FalseGap, || format!("{}: a state channel told of {gap}", self.name()))?;
+        self.extent(gap, Some(after), next, "expired")?;
+        self.events.push("gap of a state channel".to_owned());
+        self.go_on(StreamPosition { offset: next.offset - 1, ..next }, excuses);
         Ok(())
     }
 
