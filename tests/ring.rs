@@ -447,6 +447,106 @@ fn a_client_that_sends_ahead_is_paused_and_loses_nothing() {
     running.stop().expect("the workers worked");
 }
 
+/// Bytes of a proxied response in the tests, each telling its place.
+const PROXIED_BYTES: usize = 4 << 20;
+
+fn proxied_byte(place: usize) -> u8 {
+    (place ^ place >> 8 ^ place >> 16) as u8
+}
+
+/// One worker before a backend that answers everybody with [`PROXIED_BYTES`]. The backend ends with the test.
+fn serve_before_a_backend() -> Running {
+    let backend = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = backend.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for peer in backend.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || answer_at_length(peer));
+        }
+    });
+    let mut shard = shard::Options::default();
+    let upstream = ringmain::proxy::Upstream { connections_max: 100, ..ringmain::proxy::Upstream::new("app", vec![address]) };
+    shard.proxy.upstreams = vec![upstream];
+    shard.proxy.routes = vec![ringmain::proxy::Route { host: None, path: "/".into(), upstream: 0 }];
+    let mut options = options(1);
+    options.shard = Arc::new(shard);
+    serve(&options)
+}
+
+fn answer_at_length(mut peer: TcpStream) {
+    let mut request = [0; 4096];
+    let bytes: Vec<u8> = (0..PROXIED_BYTES).map(proxied_byte).collect();
+    while peer.read(&mut request).is_ok_and(|bytes| bytes > 0) {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {PROXIED_BYTES}\r\n\r\n");
+        if peer.write_all(head.as_bytes()).and_then(|()| peer.write_all(&bytes)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks for what the backend has, and takes as little as it can.
+fn ask_and_stop(running: &Running) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a socket option");
+    socket.connect(&running.bound.listen[0].into()).expect("the server listens");
+    let mut client = TcpStream::from(socket);
+    client.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+    client.write_all(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("connected");
+    client
+}
+
+/// Reads the rest of the answer and checks every byte.
+fn read_at_length(client: TcpStream) {
+    let mut client = BufReader::new(client);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        assert!(client.read_line(&mut line).expect("the head") > 0);
+    }
+    let mut bytes = vec![0; PROXIED_BYTES];
+    client.read_exact(&mut bytes).expect("the body");
+    assert!(bytes.into_iter().enumerate().all(|(place, byte)| byte == proxied_byte(place)));
+}
+
+/// Bytes that wait for clients that are behind.
+fn queued_bytes(running: &Running) -> usize {
+    let mut client = connect(running);
+    client.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("connected");
+    let mut text = String::new();
+    client.read_to_string(&mut text).expect("the metrics");
+    let line = text.lines().find_map(|line| line.strip_prefix("ringmain_send_queue_bytes "));
+    line.expect("the gauge").parse().expect("a number")
+}
+
+#[test]
+fn a_proxied_reader_that_stops_holds_one_receive() {
+    if skip::without("uring") {
+        return;
+    }
+    let running = serve_before_a_backend();
+    let client = ask_and_stop(&running);
+    eventually("something waits", || queued_bytes(&running) > 0);
+    for _ in 0..100 {
+        let queued = queued_bytes(&running);
+        assert!(queued <= 32 << 10, "{queued} bytes wait: more was read than could be passed on");
+    }
+    read_at_length(client);
+    running.stop().expect("the workers worked");
+}
+
+#[test]
+fn pitfall_04_more_upstreams_than_large_buffers() {
+    if skip::without("uring") {
+        return;
+    }
+    let running = serve_before_a_backend();
+    let clients: Vec<_> = (0..80).map(|_| ask_and_stop(&running)).collect();
+    let readers: Vec<_> = clients.into_iter().map(|client| std::thread::spawn(move || read_at_length(client))).collect();
+    for reader in readers {
+        reader.join().expect("every byte came, in its place");
+    }
+    running.stop().expect("the workers worked");
+}
+
 /// Runs one test of this file in a process of its own, under limits set by `wrapper`. The binary is copied to where any user
 /// may read it.
 fn in_child(test: &str, wrapper: &[&str]) {

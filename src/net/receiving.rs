@@ -6,11 +6,14 @@
 //!       ▲                                                     │
 //!       └───────── readable twice between two sweeps ─────────┘
 //! ```
+//! What we connect to ourselves sends much at a time and is to be stopped at once when its reader is behind: it gets one receive
+//! after another, each with a large buffer.
+//!
 //! Data comes before the end of data: a hang-up seen by poll is acted on only when a receive has returned nothing.
 
 use std::time::Duration;
 
-use super::cells::{Flags, Stage};
+use super::cells::{Cell, Flags, Stage};
 use super::deadlines::Due;
 use super::sockets::Sockets;
 use crate::base::{ConnId, Now};
@@ -37,16 +40,36 @@ pub struct Sweep {
     found: bool,
 }
 
+/// Large receives that are to be followed by another.
+#[derive(Default)]
+pub struct Following {
+    /// Through in this turn: what the shard sends of them leaves with the next enter.
+    fresh: Vec<ConnId>,
+    /// Through in the turn before: by the end of this one the shard knows what the kernel did not take.
+    due: Vec<ConnId>,
+}
+
+impl Following {
+    /// Whether the next turn has some to arm.
+    pub fn is_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+}
+
 impl Sockets {
-    /// Arms the multishot receive, unless something speaks against it.
+    /// Arms a receive that waits, unless something speaks against it.
     pub(super) fn arm_receive(&mut self, conn: ConnId) {
         let Some(cell) = self.cells.of(conn) else { return };
         let reads = matches!(cell.stage, Stage::Open | Stage::Lingering);
         if !reads || cell.flags.has(Flags::RECEIVING | Flags::EOF | Flags::PAUSED | Flags::STARVED) {
             return;
         }
+        let kind = receive_kind(cell);
         self.begin(conn, Flags::RECEIVING);
-        self.ring.receive_multishot(conn);
+        match kind {
+            Kind::ReceiveBulk => self.ring.receive_bulk(conn),
+            _ => self.ring.receive_multishot(conn),
+        }
     }
 
     /// A receive has something to say: bytes, the end, or an error.
@@ -55,7 +78,7 @@ impl Sockets {
         if !completion.more
             && let Some(cell) = self.cells.of(conn)
         {
-            cell.flags.clear(if completion.token.kind == Kind::Receive { Flags::RECEIVING } else { Flags::READING });
+            cell.flags.clear(if completion.token.kind == Kind::ReceiveOnce { Flags::READING } else { Flags::RECEIVING });
         }
         match completion.result {
             0 => self.ended(conn, shard, now),
@@ -76,19 +99,20 @@ impl Sockets {
             _ => return,
         }
         self.note_activity(conn, now);
-        if completion.token.kind == Kind::Receive {
-            if !completion.more {
-                self.restart_receive(conn);
-            }
-        } else {
+        if completion.token.kind == Kind::ReceiveOnce {
             self.read_again(conn, completion.nonempty);
+        } else if completion.token.kind == Kind::ReceiveBulk {
+            self.receive_behind(conn, completion.nonempty);
+        } else if !completion.more {
+            self.restart_receive(conn);
         }
     }
 
     /// The multishot receive has ended without an error of its own.
     fn restart_receive(&mut self, conn: ConnId) {
         let Some(cell) = self.cells.of(conn) else { return };
-        if cell.flags.take(Flags::STOPPING) && !cell.flags.has(Flags::PAUSED) && cell.stage == Stage::Open {
+        let quiet = cell.flags.take(Flags::STOPPING) && !cell.flags.has(Flags::PAUSED | Flags::ACTIVE);
+        if quiet && cell.stage == Stage::Open {
             self.park(conn);
         } else {
             self.arm_receive(conn);
@@ -190,8 +214,30 @@ impl Sockets {
         if cell.flags.has(Flags::RECEIVING) && !cell.flags.has(Flags::STOPPING) {
             cell.flags.set(Flags::STOPPING);
             cell.in_flight += 1;
-            self.ring.cancel(conn, Kind::Receive);
+            let kind = receive_kind(cell);
+            self.ring.cancel(conn, kind);
         }
+    }
+
+    // ---- one after another ----
+
+    /// A large receive is through. Where there is more to read, the next waits until the kernel has decided on what the shard
+    /// sends of this one: its reader may be behind, and nothing more is wanted then.
+    fn receive_behind(&mut self, conn: ConnId, nonempty: bool) {
+        if nonempty {
+            self.following.fresh.push(conn);
+        } else {
+            self.restart_receive(conn);
+        }
+    }
+
+    /// Arms the receives that have waited for that. To be called at the end of each turn.
+    pub fn follow_up(&mut self) {
+        let mut due = std::mem::take(&mut self.following.due);
+        for conn in due.drain(..) {
+            self.restart_receive(conn);
+        }
+        self.following.due = std::mem::replace(&mut self.following.fresh, due);
     }
 
     // ---- no buffers ----
@@ -211,8 +257,16 @@ impl Sockets {
     /// Arms as many starved receives as half of the free buffers could serve. To be called after the buffers were published.
     pub fn feed_starved(&mut self) {
         let rounds = self.starved.len().min(usize::from(self.ring.buffers_free()).div_ceil(2));
+        let mut bulk = self.ring.bulk_buffers_free().map_or(rounds, |free| usize::from(free).div_ceil(2));
         for _ in 0..rounds {
             let Some(conn) = self.starved.pop_front() else { return };
+            if self.cells.of(conn).is_some_and(|cell| receive_kind(cell) == Kind::ReceiveBulk) {
+                if bulk == 0 {
+                    self.starved.push_back(conn);
+                    continue;
+                }
+                bulk -= 1;
+            }
             self.receive_again(conn);
         }
     }
@@ -279,9 +333,14 @@ impl Sockets {
         if quiet {
             cell.flags.set(Flags::STOPPING);
             cell.in_flight += 1;
-            let conn = ConnId { slot, generation: cell.generation };
-            self.ring.cancel(conn, Kind::Receive);
+            let (conn, kind) = (ConnId { slot, generation: cell.generation }, receive_kind(cell));
+            self.ring.cancel(conn, kind);
         }
         quiet
     }
+}
+
+/// How a connection receives while it is busy.
+const fn receive_kind(cell: &Cell) -> Kind {
+    if cell.flags.has(Flags::UPSTREAM) { Kind::ReceiveBulk } else { Kind::Receive }
 }

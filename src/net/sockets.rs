@@ -23,7 +23,7 @@ use super::cells::{Cell, Cells, Flags, Stage};
 use super::connecting::Attempt;
 use super::deadlines::{Deadlines, Due};
 use super::loads::Loads;
-use super::receiving::Sweep;
+use super::receiving::{Following, Sweep};
 use crate::base::{ConnId, Nanos, Now};
 use crate::metrics::LoopFacts;
 use crate::ring::{Completion, Kind, Ring, Token};
@@ -63,6 +63,7 @@ pub struct Sockets {
     pub(super) upstreams: u32,
     /// Receives that found no buffer.
     pub(super) starved: VecDeque<ConnId>,
+    pub(super) following: Following,
     /// Sends made by connections that had stalled.
     pub(super) proving: Vec<ConnId>,
     /// Bytes discarded per lingering connection.
@@ -94,6 +95,7 @@ impl Sockets {
             live: 0,
             upstreams: 0,
             starved: VecDeque::new(),
+            following: Following::default(),
             proving: Vec::new(),
             discarded: HashMap::new(),
             adopting: HashMap::new(),
@@ -115,7 +117,7 @@ impl Sockets {
             Kind::Adopt => self.adopted(&completion, shard, now),
             Kind::HandedOver => self.handed_over(&completion),
             Kind::Socket => self.socket_made(&completion, shard, now),
-            Kind::Receive | Kind::ReceiveOnce => self.received(&mut completion, shard, now),
+            Kind::Receive | Kind::ReceiveOnce | Kind::ReceiveBulk => self.received(&mut completion, shard, now),
             Kind::PollIn
             | Kind::PollOut
             | Kind::Shutdown
@@ -206,7 +208,10 @@ impl Sockets {
 
     /// Whether the next turn has work that no completion will announce.
     pub fn has_work(&self) -> bool {
-        self.ring.has_completions() || self.ring.has_undecided_sends() || (!self.starved.is_empty() && self.ring.buffers_free() > 0)
+        self.ring.has_completions()
+            || self.ring.has_undecided_sends()
+            || self.following.is_due()
+            || (!self.starved.is_empty() && self.ring.buffers_free() > 0)
     }
 
     /// The state as metrics show it.

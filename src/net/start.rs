@@ -30,7 +30,6 @@ use crate::shard::{self, ListenerId, Shard};
 const BUFFER_BYTES_TOTAL: usize = 64 << 20;
 const BUFFERS_MIN: usize = 512;
 const BUFFERS_MAX: usize = 4096;
-const BUFFER_BYTES: usize = 2048;
 /// How long a doorbell may take in the start-up test.
 const DOORBELL_TEST: Duration = Duration::from_secs(1);
 /// Workers at most: the control thread is one more, and a worker's number has 16 bits.
@@ -78,7 +77,8 @@ impl ServeOptions {
     fn ring(&self) -> crate::ring::Options {
         let mut ring = self.ring.clone();
         if ring.buffers == 0 {
-            let buffers = (BUFFER_BYTES_TOTAL / BUFFER_BYTES / self.workers()).clamp(BUFFERS_MIN, BUFFERS_MAX);
+            let share = BUFFER_BYTES_TOTAL / crate::ring::BUFFER_BYTES as usize / self.workers();
+            let buffers = share.clamp(BUFFERS_MIN, BUFFERS_MAX);
             ring.buffers = u16::try_from(buffers).unwrap_or(u16::MAX);
         }
         // The limit is per user: what the first rings take, the last ones lack.

@@ -158,6 +158,7 @@ impl Worker {
         self.flush(now);
         self.send_mail();
         self.sockets.ring.publish_buffers();
+        self.sockets.follow_up();
         self.sockets.feed_starved();
         self.note_turn(now);
         Ok(())

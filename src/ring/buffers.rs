@@ -15,10 +15,22 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
-use super::options::BUFFER_BYTES;
+/// A ring's buffer groups.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Group {
+    /// Small buffers, for clients.
+    Small,
+    /// Large ones, for peers that send much at a time.
+    Bulk,
+}
 
-/// The one buffer group of a ring.
-pub const GROUP: u16 = 0;
+impl Group {
+    /// The kernel's name for it.
+    pub const fn id(self) -> u16 {
+        self as u16
+    }
+}
+
 const PAGE_BYTES: usize = 4096;
 
 /// Numbers the `Buffers` of this process, so that a lease of one is never read through another.
@@ -48,9 +60,12 @@ impl Lease {
     }
 }
 
-/// The buffers of one ring.
+/// The buffers of one group of a ring.
 pub struct Buffers {
     id: u32,
+    group: Group,
+    /// Bytes of each.
+    size: u32,
     base: NonNull<u8>,
     map_bytes: usize,
     count: u16,
@@ -62,16 +77,17 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Maps and registers `count` buffers (a power of two, at most 32,768).
-    pub fn register(submitter: &Submitter<'_>, count: u16) -> io::Result<Self> {
+    /// Maps and registers `count` buffers (a power of two, at most 32,768) of `size` bytes.
+    pub fn register(submitter: &Submitter<'_>, group: Group, count: u16, size: u32) -> io::Result<Self> {
         assert!(count.is_power_of_two() && count <= 1 << 15);
-        let map_bytes = entries_bytes(count) + usize::from(count) * BUFFER_BYTES;
+        let map_bytes = entries_bytes(count) + usize::from(count) * size as usize;
         let base = map(map_bytes)?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let returned = (0..count).collect();
-        let mut buffers = Self { id, base, map_bytes, count, tail: Wrapping(0), returned, leased: 0, registered: false };
+        let mut buffers =
+            Self { id, group, size, base, map_bytes, count, tail: Wrapping(0), returned, leased: 0, registered: false };
         // SAFETY: the mapping is page-aligned, holds `count` entries, and stays until `unregister` or for ever.
-        unsafe { submitter.register_buf_ring_with_flags(base.as_ptr() as u64, count, GROUP, 0) }?;
+        unsafe { submitter.register_buf_ring_with_flags(base.as_ptr() as u64, count, group.id(), 0) }?;
         buffers.registered = true;
         buffers.publish();
         Ok(buffers)
@@ -79,7 +95,7 @@ impl Buffers {
 
     /// Must be called before the ring goes, with nothing in flight; a mapping that stays registered is leaked, not freed.
     pub fn unregister(&mut self, submitter: &Submitter<'_>) {
-        self.registered = self.registered && submitter.unregister_buf_ring(GROUP).is_err();
+        self.registered = self.registered && submitter.unregister_buf_ring(self.group.id()).is_err();
     }
 
     /// Buffers that the kernel may take now, those that it has taken without our having seen it included.
@@ -89,17 +105,22 @@ impl Buffers {
 
     /// The lease for a completion that carries `buffer` with `length` received bytes. `None` if the kernel named no such buffer.
     pub fn lease(&mut self, buffer: u16, length: u32) -> Option<Lease> {
-        if buffer >= self.count || length as usize > BUFFER_BYTES {
+        if buffer >= self.count || length > self.size {
             return None;
         }
         self.leased += 1;
         Some(Lease { owner: self.id, buffer, length })
     }
 
+    /// Whether it is for this lease to be read and given back.
+    pub const fn owns(&self, lease: &Lease) -> bool {
+        lease.owner == self.id
+    }
+
     /// The received bytes.
     pub fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
         assert_eq!(lease.owner, self.id);
-        assert!(lease.buffer < self.count && lease.length as usize <= BUFFER_BYTES);
+        assert!(lease.buffer < self.count && lease.length <= self.size);
         // SAFETY: the offset and length are inside the mapping. The kernel gave this buffer up with the completion that minted
         // the lease, and gets it back only through `give_back`, which consumes the lease; both are mutably borrowed here.
         unsafe { std::slice::from_raw_parts_mut(self.buffer(lease.buffer), lease.length as usize) }
@@ -125,7 +146,7 @@ impl Buffers {
             // which in entry 0 is the tail that the kernel reads: nothing but `addr`, `len` and `bid` is touched.
             let entry = unsafe { &mut *self.base.cast::<BufRingEntry>().as_ptr().add(usize::from(self.tail.0 & mask)) };
             entry.set_addr(address);
-            entry.set_len(u32::try_from(BUFFER_BYTES).unwrap_or(u32::MAX));
+            entry.set_len(self.size);
             entry.set_bid(buffer);
             self.tail += 1;
         }
@@ -139,7 +160,7 @@ impl Buffers {
     fn buffer(&self, index: u16) -> *mut u8 {
         assert!(index < self.count);
         // SAFETY: the index is below `count`, so the offset is inside the mapping.
-        unsafe { self.base.as_ptr().add(entries_bytes(self.count) + usize::from(index) * BUFFER_BYTES) }
+        unsafe { self.base.as_ptr().add(entries_bytes(self.count) + usize::from(index) * self.size as usize) }
     }
 }
 

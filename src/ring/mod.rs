@@ -27,7 +27,7 @@ mod sys;
 mod token;
 
 pub use buffers::Lease;
-pub use options::{Features, Options, RingError, SetupFlags};
+pub use options::{BUFFER_BYTES, Features, Options, RingError, SetupFlags};
 pub use queue::{Completion, Ring, Wait};
 pub use sends::{GATHER_MAX, Refused};
 pub use setup::locked_bytes_limit;

@@ -10,9 +10,9 @@ use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode};
 
-use super::buffers::{Buffers, GROUP, Lease};
+use super::buffers::{Buffers, Group, Lease};
 use super::gather::Gather;
-use super::options::{Features, Options, RingError};
+use super::options::{BULK_BUFFER_BYTES, BULK_BUFFERS, Features, Options, RingError};
 use super::sends::{Refused, Sends};
 use super::setup;
 use super::sockaddr::{self, AddressBuffer};
@@ -62,11 +62,20 @@ enum Kept {
     Descriptor(Box<RawFd>, OwnedFd),
 }
 
+/// The large receive buffers, which exist from their first use on.
+enum Bulk {
+    Unmade,
+    Made(Buffers),
+    /// There was no memory for them. Asked for once only: which group a receive took from must stay known.
+    Refused,
+}
+
 /// One thread's io_uring. See the [module](super) for what it guarantees.
 pub struct Ring {
     io: IoUring,
     fd: RingFd,
     buffers: Buffers,
+    bulk: Bulk,
     features: Features,
     sends: Sends,
     gather: Gather,
@@ -95,6 +104,7 @@ impl Ring {
             io,
             fd,
             buffers,
+            bulk: Bulk::Unmade,
             features,
             sends: Sends::default(),
             gather: Gather::default(),
@@ -148,23 +158,39 @@ impl Ring {
 
     /// The bytes of a lease of this ring.
     pub fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
-        self.buffers.bytes(lease)
+        self.buffers_of(lease).bytes(lease)
     }
 
     /// Takes a buffer back; the kernel may use it after the next [`Self::publish_buffers`].
     pub fn give_back(&mut self, lease: Lease) {
-        self.buffers.give_back(lease);
+        self.buffers_of(&lease).give_back(lease);
     }
 
     /// Hands all buffers given back to the kernel, with one store.
     pub fn publish_buffers(&mut self) {
         self.buffers.publish();
+        if let Bulk::Made(bulk) = &mut self.bulk {
+            bulk.publish();
+        }
+    }
+
+    fn buffers_of(&mut self, lease: &Lease) -> &mut Buffers {
+        match &mut self.bulk {
+            Bulk::Made(bulk) if bulk.owns(lease) => bulk,
+            _ => &mut self.buffers,
+        }
     }
 
     /// Receive buffers that are neither leased nor waiting to be published.
     #[must_use]
     pub fn buffers_free(&self) -> u16 {
         self.buffers.free()
+    }
+
+    /// Large buffers of which the same is true; `None` before there are any.
+    #[must_use]
+    pub fn bulk_buffers_free(&self) -> Option<u16> {
+        if let Bulk::Made(bulk) = &self.bulk { Some(bulk.free()) } else { None }
     }
 
     // ---- enter ----
@@ -267,7 +293,7 @@ impl Ring {
     }
 
     fn read_completions(&mut self) {
-        let Self { io, sends, buffers, kept, completions, counters, .. } = self;
+        let Self { io, sends, buffers, bulk, kept, completions, counters, .. } = self;
         for entry in io.completion() {
             let token = Token::from_bits(entry.user_data());
             let (result, flags) = (entry.result(), entry.flags());
@@ -278,7 +304,11 @@ impl Ring {
             }
             let more = cqueue::more(flags);
             let length = u32::try_from(result).unwrap_or(0);
-            let lease = cqueue::buffer_select(flags).and_then(|buffer| buffers.lease(buffer, length));
+            let group = match bulk {
+                Bulk::Made(bulk) if token.kind == Kind::ReceiveBulk => bulk,
+                _ => &mut *buffers,
+            };
+            let lease = cqueue::buffer_select(flags).and_then(|buffer| group.lease(buffer, length));
             counters.received_bytes += lease.as_ref().map_or(0, |lease| lease.len() as u64);
             let mut completion = Completion { token, result, more, nonempty: cqueue::sock_nonempty(flags), lease, address: None };
             if !kept.is_empty() && !more {
@@ -363,18 +393,30 @@ impl Ring {
 
     /// Receives into buffers of the ring until told otherwise.
     pub fn receive_multishot(&mut self, conn: ConnId) {
-        let entry = opcode::RecvMulti::new(Fixed(conn.slot), GROUP).build();
+        let entry = opcode::RecvMulti::new(Fixed(conn.slot), Group::Small.id()).build();
         self.push(entry, Token::of(Kind::Receive, conn));
     }
 
     /// Receives what is there now, into a buffer of the ring.
     pub fn receive_once(&mut self, conn: ConnId) {
         let entry = opcode::Recv::new(Fixed(conn.slot), std::ptr::null_mut(), 0)
-            .buf_group(GROUP)
+            .buf_group(Group::Small.id())
             .flags(libc::MSG_DONTWAIT)
             .build()
             .flags(Flags::BUFFER_SELECT);
         self.push(entry, Token::of(Kind::ReceiveOnce, conn));
+    }
+
+    /// Receives once what is there or comes, into a large buffer; into a small one where there was no memory for large ones.
+    pub fn receive_bulk(&mut self, conn: ConnId) {
+        if matches!(self.bulk, Bulk::Unmade) {
+            let made = Buffers::register(&self.io.submitter(), Group::Bulk, BULK_BUFFERS, BULK_BUFFER_BYTES);
+            self.bulk = made.map_or(Bulk::Refused, Bulk::Made);
+        }
+        let group = if matches!(self.bulk, Bulk::Made(_)) { Group::Bulk } else { Group::Small };
+        let entry =
+            opcode::Recv::new(Fixed(conn.slot), std::ptr::null_mut(), 0).buf_group(group.id()).build().flags(Flags::BUFFER_SELECT);
+        self.push(entry, Token::of(Kind::ReceiveBulk, conn));
     }
 
     /// Says each time that something arrives at a parked connection.
@@ -518,7 +560,11 @@ impl Drop for Ring {
         let cancelled = self.io.submitter().register_sync_cancel(Some(patience), CancelBuilder::any());
         let idle = cancelled.is_ok() || cancelled.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT));
         if idle {
-            self.buffers.unregister(&self.io.submitter());
+            let submitter = self.io.submitter();
+            self.buffers.unregister(&submitter);
+            if let Bulk::Made(bulk) = &mut self.bulk {
+                bulk.unregister(&submitter);
+            }
         } else {
             std::mem::forget(std::mem::take(&mut self.kept));
         }

@@ -423,6 +423,52 @@ fn pitfall_06_buffers_come_home() {
 }
 
 #[test]
+fn pitfall_06_large_buffers_run_out_and_come_home() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::new(&options());
+    assert_eq!(bench.ring.bulk_buffers_free(), None, "nobody has needed them");
+    let pairs: Vec<_> = (0..40).map(|_| bench.pair()).collect();
+    for round in 0..3 {
+        let sent: Vec<u8> = pattern(round, 5000);
+        for (client, server) in &pairs {
+            (&*client).write_all(&sent).expect("connected");
+            bench.ring.receive_bulk(*server);
+        }
+        // One receive brings what eight small buffers would have; who finds none asks again.
+        let (mut leases, mut refused) = (Vec::new(), Vec::new());
+        bench.until("everybody's first receive", |ring, mut seen| {
+            match seen.lease.take() {
+                Some(mut lease) => {
+                    assert_eq!(ring.bytes(&mut lease), sent);
+                    leases.push(lease);
+                }
+                None if seen.result == -libc::ENOBUFS => refused.push(seen.token.slot),
+                None => {}
+            }
+            (leases.len() + refused.len() == pairs.len()).then_some(())
+        });
+        assert_eq!((leases.len(), bench.ring.bulk_buffers_free()), (32, Some(0)));
+        leases.into_iter().for_each(|lease| bench.ring.give_back(lease));
+        bench.ring.publish_buffers();
+        for &slot in &refused {
+            bench.ring.receive_bulk(conn(slot));
+        }
+        let mut left = refused.len();
+        bench.until("everybody else's", |ring, seen| {
+            if let Some(lease) = seen.lease {
+                ring.give_back(lease);
+                left -= 1;
+            }
+            (left == 0).then_some(())
+        });
+        bench.ring.publish_buffers();
+        assert_eq!((bench.ring.bulk_buffers_free(), bench.ring.buffers_free()), (Some(32), 64));
+    }
+}
+
+#[test]
 fn pitfall_08_cancel_races() {
     if skip::without("uring") {
         return;

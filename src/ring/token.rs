@@ -12,6 +12,8 @@ pub enum Kind {
     Receive,
     /// One receive of what is there.
     ReceiveOnce,
+    /// One receive of what is there or comes, into a large buffer.
+    ReceiveBulk,
     /// Multishot readiness of a parked connection.
     PollIn,
     /// One-shot writability.
@@ -43,10 +45,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::Accept,
         Self::Receive,
         Self::ReceiveOnce,
+        Self::ReceiveBulk,
         Self::PollIn,
         Self::PollOut,
         Self::Send,
