@@ -283,6 +283,12 @@ impl Home {
         steps == STEPS_MAX || records || keys || bytes
     }
 
+    /// Whether [`Self::sweep`] will have nothing to do until somebody uses a channel.
+    #[must_use]
+    pub fn has_nothing_to_expire(&self) -> bool {
+        self.revisit.is_empty() && self.records.len() == 0 && self.idempotency.is_empty()
+    }
+
     /// Publications trimmed from history since the start.
     #[must_use]
     pub const fn trimmed(&self) -> TrimCounts {

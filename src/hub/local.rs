@@ -301,6 +301,12 @@ impl Local {
         }
     }
 
+    /// Whether channels are kept here that nobody subscribes to.
+    #[must_use]
+    pub fn has_lingering(&self) -> bool {
+        !self.lingering.is_empty()
+    }
+
     /// Lets go of channels that have lingered long enough, a bounded number per call: those that their homes are to be told
     /// about, and whether there are more.
     pub fn stop_lingering(&mut self, now: Nanos) -> (Vec<ChannelName>, bool) {

@@ -118,6 +118,12 @@ impl Idempotency {
         format!("{channel} {key}")
     }
 
+    /// Whether no key is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
     #[must_use]
     pub fn recall(&self, channel: &ChannelName, key: &str, window: Duration, now: Nanos) -> Option<Stored> {
         let (stored, at) = self.results.get(Self::name(channel, key).as_str())?;

@@ -425,6 +425,12 @@ impl Connections {
         sends
     }
 
+    /// Whether somebody has refused bytes and was not found to have taken them since.
+    #[must_use]
+    pub fn has_stalled(&self) -> bool {
+        !self.stalls.is_empty()
+    }
+
     /// Whether a flush would send something.
     #[must_use]
     pub fn has_changed(&self) -> bool {

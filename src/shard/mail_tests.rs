@@ -256,3 +256,12 @@ fn what_is_overdue_is_gone_on_with_in_the_next_turn() {
     }
     assert_eq!((bench.metric("channels"), bench.metric("position_records")), (0, 2000));
 }
+
+#[test]
+fn a_worker_with_nothing_to_do_sleeps_for_good() {
+    let mut bench = Workers::new(1, options());
+    assert_eq!(bench.shards[0].poll_timeout(), None);
+    let at = bench.accept(0);
+    bench.send(at, b"GET /channels/news HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    assert_ne!(bench.shards[0].poll_timeout(), None, "the channel lingers");
+}

@@ -220,6 +220,11 @@ impl Shard {
         lingering || kept
     }
 
+    /// Whether there is anything that can outlive its use: a worker without sleeps for as long as nobody wants anything.
+    fn has_to_sweep(&self) -> bool {
+        self.local.has_lingering() || self.connections.has_stalled() || !self.home.has_nothing_to_expire()
+    }
+
     /// When [`Shard::handle_timeout`], [`Shard::fan_out`] or [`Shard::flush`] next has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Nanos> {
@@ -232,7 +237,8 @@ impl Shard {
         {
             return Some(Nanos(0));
         }
-        [self.timers.next(), self.local.next_deadline(), self.drain_deadline(), Some(self.next_sweep)].into_iter().flatten().min()
+        let sweep = self.has_to_sweep().then_some(self.next_sweep);
+        [self.timers.next(), self.local.next_deadline(), self.drain_deadline(), sweep].into_iter().flatten().min()
     }
 
     /// Moves what is queued for connections that changed since the last flush into `Output::Send`s, at most one each.

@@ -21,6 +21,11 @@ struct Stall {
 }
 
 impl Stalls {
+    /// Whether nobody has.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// A send goes out.
     pub fn sent(&mut self, conn: ConnId, now: Nanos) {
         if let Some(stall) = self.0.get_mut(&conn.slot).filter(|stall| stall.conn == conn)
