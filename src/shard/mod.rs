@@ -7,19 +7,11 @@
 mod audience;
 mod body;
 mod connections;
-#[cfg(test)]
-mod deadline_tests;
 mod doors;
 mod encode;
 mod fanout;
 mod held;
-#[cfg(test)]
-mod held_tests;
 pub mod io;
-#[cfg(test)]
-mod mail_tests;
-#[cfg(test)]
-mod metrics_tests;
 mod operate;
 mod options;
 mod outbox;
@@ -29,22 +21,14 @@ mod publishes;
 mod queue;
 mod replay;
 mod reply;
-#[cfg(test)]
-mod rig_tests;
 mod single;
 mod stage;
 mod stall;
-#[cfg(test)]
-mod state_tests;
 mod stream;
 mod subscribe;
 mod upstream;
-#[cfg(test)]
-mod upstream_tests;
 mod upstreams;
 mod websocket;
-#[cfg(test)]
-mod workers_tests;
 
 #[cfg(test)]
 mod tests;

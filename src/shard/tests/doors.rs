@@ -1,6 +1,6 @@
 //! Which paths are doors, on which listener.
 
-use super::{KEY, World};
+use super::harness::{KEY, World, post};
 use crate::shard::ListenerId;
 
 /// Whether a door answers there: without a route, what is no door is a 404 that names its path.
@@ -65,7 +65,7 @@ fn an_internal_listener_takes_what_is_for_the_servers_own_people() {
     // What is published inside is seen outside.
     let internal = world.connect_by(ListenerId::Internal);
     let body = r#"{"channel":"a","data":1}"#;
-    world.send(internal, super::post("/api/publish", "", body));
+    world.send(internal, post("/api/publish", "", body));
     assert_eq!(world.answer(internal).json()["result"]["offset"], 1);
     assert_eq!(world.get("/channels/a?since=start", "").json()["messages"][0]["data"], 1);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Told, UPGRADE, World, post};
+use super::harness::{Told, UPGRADE, World, post};
 use crate::base::Now;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -17,9 +17,9 @@ fn everybody_is_told_to_go_within_the_limit_that_the_drain_was_given() {
     world.pass(Duration::from_millis(700));
     let told = sockets.iter().filter(|&&conn| matches!(world.told(conn).last(), Some(Told::Close(1001, _)))).count();
     assert_eq!(told, 200);
-    assert!(!world.shard.is_drained(world.now), "nobody has said goodbye");
+    assert!(!world.shards[0].is_drained(world.now), "nobody has said goodbye");
     let end = Now { monotonic: begin.monotonic + Duration::from_secs(1), ..begin };
-    assert!(world.shard.is_drained(end));
+    assert!(world.shards[0].is_drained(end));
 }
 
 #[test]
@@ -86,14 +86,14 @@ fn a_waiting_poll_is_answered_by_the_drain_and_half_a_publication_is_still_taken
     for conn in [poll, idle, lines, publisher] {
         assert!(world.is_closed(conn));
     }
-    assert!(world.shard.is_drained(world.now));
+    assert!(world.shards[0].is_drained(world.now));
 }
 
 #[test]
 fn a_poll_that_a_home_still_owes_is_not_refused_by_the_drain() {
-    let mut world = World::among(2, |_| {});
-    let theirs = (0..).map(|at| format!("c{at}")).find(|name| world.is_elsewhere(name)).expect("a channel of the other worker");
-    let poll = world.open(&format!("/channels/{theirs}?wait=50"), "");
+    let mut world = World::of(2, |_| {});
+    world.hold_mail(1);
+    let poll = world.open(&format!("/channels/{}?wait=50", world.channel_at(1)), "");
     world.drain(LIMIT);
     world.pass(Duration::from_secs(1));
     assert!(world.try_answer(poll).is_none(), "the home may answer yet");

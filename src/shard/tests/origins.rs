@@ -1,6 +1,6 @@
 //! Pages of other sites: whom the doors let in, and what they tell whom.
 
-use super::{KEY, UPGRADE, World, post};
+use super::harness::{KEY, UPGRADE, World, post};
 use crate::shard::Options;
 
 fn listed(options: &mut Options) {

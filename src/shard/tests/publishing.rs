@@ -1,6 +1,6 @@
 //! Publishing by every door, and what becomes of it where readers are slow.
 
-use super::{KEY, Told, World, namespace};
+use super::harness::{KEY, MAILBOX_ENTRIES, Told, World, namespace, post};
 use crate::hub::{Access, Namespace, SlowConsumer, UnknownNamespace};
 use crate::shard::Options;
 
@@ -197,14 +197,11 @@ fn the_server_api_refuses_as_http_what_is_no_call() {
 
 #[test]
 fn a_worker_that_is_behind_is_said_by_each_door_in_its_own_way() {
-    let mut world = World::among(2, |options| options.spill.publish_bytes_max = 100);
-    let mut names = (0..).map(|at| format!("c{at}"));
-    let theirs = names.find(|name| world.is_elsewhere(name)).expect("a channel of the other worker");
-    let ours = names.find(|name| !world.is_elsewhere(name)).expect("one of this worker");
-    world.mailboxes_full = true;
-    for _ in 0..3 {
-        let conn = world.connect();
-        world.send(conn, super::post(&format!("/channels/{theirs}"), "", &"x".repeat(1000)));
+    let mut world = World::of(2, |options| options.spill.publish_bytes_max = 100);
+    let (ours, theirs) = (world.channel_at(0), world.channel_at(1));
+    world.hold_mail(1);
+    for _ in 0..MAILBOX_ENTRIES + 3 {
+        world.request(&post(&format!("/channels/{theirs}"), "", &"x".repeat(1000)));
     }
     let refused = world.post(&format!("/channels/{theirs}"), "", "x");
     assert_eq!(
@@ -248,7 +245,7 @@ fn a_version_that_history_tells_already_is_skipped() {
     assert_eq!((publish("none:1", r#","version":5"#), publish("none:1", r#","version":5"#)), (None, None));
     assert_eq!(world.get("/channels/none:1?since=start", "").json()["position"].as_str().map(|at| at.ends_with(":2")), Some(true));
     // Told until the history is gone.
-    let age = world.shard.options.hub.namespaces[0].history_ttl;
+    let age = world.shards[0].options.hub.namespaces[0].history_ttl;
     world.pass(age);
     let answer = world.post("/api/publish", "", r#"{"channel":"a","data":1,"version":1}"#);
     assert_eq!(answer.json()["result"]["offset"], 8);

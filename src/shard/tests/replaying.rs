@@ -1,6 +1,6 @@
 //! Ways through history: in pages, at the reader's pace, whatever happens meanwhile.
 
-use super::{World, namespace};
+use super::harness::{World, namespace};
 use crate::base::ConnId;
 use crate::hub::{ChannelKind, Namespace};
 
@@ -20,7 +20,7 @@ fn drip(world: &mut World, reader: ConnId, step: usize) -> (String, usize) {
     let (mut read, mut most) = (String::new(), 0);
     loop {
         world.give_room(reader, step);
-        most = most.max(world.shard.connections.queued_bytes());
+        most = most.max(world.shards[0].connections.queued_bytes());
         let got = world.read(reader);
         if got.is_empty() {
             return (read, most);

@@ -1,7 +1,7 @@
 //! Requests and the connection behind them: what is read, what is answered, when it closes.
 
-use super::{KEY, World, post};
-use crate::shard::{Input, ListenerId};
+use super::harness::{KEY, World, post};
+use crate::shard::ListenerId;
 
 /// A body that would be a request of its own if it were read as one.
 const SMUGGLED: &str = "GET /health/ready HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -86,8 +86,7 @@ fn a_half_closed_client_is_answered_what_it_is_owed_and_then_closed() {
         world.publish("a", "one");
         let conn = world.connect();
         // All before the shard gets to do anything.
-        let mut bytes = request.clone().into_bytes();
-        world.shard.handle(Input::Bytes { conn, bytes: &mut bytes }, world.now);
+        world.receive(conn, &request);
         world.finish_sending(conn);
         assert_eq!((world.answer(conn).status, world.is_closed(conn)), (200, true), "{request}");
     }
@@ -98,8 +97,7 @@ fn a_half_closed_client_is_answered_all_that_it_asked_ahead() {
     let mut world = World::new();
     let conn = world.connect();
     let poll = "GET /channels/a?history=9 HTTP/1.1\r\nHost: h\r\n\r\n";
-    let mut bytes = [post("/channels/a", "", "x").as_str(), poll, &post("/channels/a", "", "y"), poll].concat().into_bytes();
-    world.shard.handle(Input::Bytes { conn, bytes: &mut bytes }, world.now);
+    world.receive(conn, [post("/channels/a", "", "x").as_str(), poll, &post("/channels/a", "", "y"), poll].concat());
     world.finish_sending(conn);
     let counts: Vec<Option<usize>> = (0..4).map(|_| world.answer(conn).json()["messages"].as_array().map(Vec::len)).collect();
     assert_eq!((counts.as_slice(), world.is_closed(conn)), (&[None, Some(1), None, Some(2)][..], true));
@@ -113,7 +111,7 @@ fn whoever_waits_for_what_may_come_and_hangs_up_is_gone() {
         world.read(conn);
         world.finish_sending(conn);
         assert_eq!((world.read(conn).as_str(), world.is_closed(conn)), ("", true), "{target}");
-        assert_eq!(world.shard.local.subscriptions(), 0, "{target}");
+        assert_eq!(world.shards[0].local.subscriptions(), 0, "{target}");
     }
     // Half a request is none.
     let mut world = World::new();

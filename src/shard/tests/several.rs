@@ -1,17 +1,11 @@
 //! Event streams of several channels: runs that are everybody's, positions that are their own.
 
-use super::{World, post};
-use crate::base::{Blob, ConnId, Random, ShardId};
+use super::harness::{World, post};
+use crate::base::{Blob, ConnId};
 use crate::hub::token::Token;
-use crate::hub::{ChannelName, Home, Message, Start};
-use crate::shard::{Input, Output};
+use crate::hub::{ChannelName, Start};
+use crate::shard::Output;
 use crate::transport::event_stream::tests::read;
-
-/// Two channels, of which this worker is home only to the first.
-fn here_and_elsewhere(world: &World) -> (String, String) {
-    let name = |elsewhere| (0..).map(|at| format!("c{at}")).find(|name| world.is_elsewhere(name) == elsewhere).unwrap();
-    (name(false), name(true))
-}
 
 fn start(token: &str, channel: &str) -> Start {
     Token::parse(token).unwrap().start(&ChannelName::parse(channel).unwrap())
@@ -22,24 +16,16 @@ fn no_position_is_told_before_every_home_has_answered() {
     for (asked, headers) in
         [("since=start", ""), ("history=5", ""), ("", "Last-Event-ID: zzzz:1\r\n"), ("", "Last-Event-ID: nonsense\r\n")]
     {
-        let mut world = World::among(2, |_| {});
-        let (here, elsewhere) = here_and_elsewhere(&world);
+        let mut world = World::of(2, |_| {});
+        let (here, elsewhere) = (world.channel_at(0), world.channel_at(1));
+        world.hold_mail(1);
         world.publish(&here, "1");
         let events = world.events(&format!("/channels?channel={here}&channel={elsewhere}&{asked}"), headers);
         world.publish(&here, "2");
         let before = world.read(events);
         assert!(before.contains("\"data\":\"2\"") && !before.contains("id: "), "{asked}: {before}");
 
-        let subscribe = world.mail.iter().find_map(|(_, message)| match message {
-            Message::Subscribe(subscribe) => Some(subscribe.clone()),
-            _ => None,
-        });
-        let subscribe = subscribe.unwrap();
-        let mut home = Home::new(Random::seeded(3).bits());
-        let answer = Box::new(home.subscribe(ShardId(0), &subscribe, &super::options().hub, world.now).unwrap());
-        let message = Message::Subscribed { subscription: subscribe.subscription, answer };
-        world.shard.handle(Input::Message { from: ShardId(1), message }, world.now);
-        world.settle();
+        world.deliver_mail();
         let told = world.read(events);
         let id = told.lines().find_map(|line| line.strip_prefix("id: ")).expect("an id");
         for channel in [&here, &elsewhere] {
@@ -51,12 +37,11 @@ fn no_position_is_told_before_every_home_has_answered() {
 /// The frames of the sends that follow from a publication.
 fn sends(world: &mut World, channel: &str, body: &str) -> Vec<(ConnId, Vec<Blob>)> {
     let publisher = world.connect();
-    let mut request = post(&format!("/channels/{channel}"), "", body).into_bytes();
-    world.shard.handle(Input::Bytes { conn: publisher, bytes: &mut request }, world.now);
-    world.shard.fan_out(1000, world.now);
-    world.shard.flush();
+    world.receive(publisher, post(&format!("/channels/{channel}"), "", body));
+    world.shards[0].fan_out(1000, world.now);
+    world.shards[0].flush();
     let mut sends = Vec::new();
-    while let Some(output) = world.shard.poll_output() {
+    while let Some(output) = world.shards[0].poll_output() {
         match output {
             Output::Send { conn, frames, .. } if conn != publisher => {
                 sends.push((conn, frames.as_slice().iter().map(|frame| frame.blob.clone()).collect()));

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Told, World, namespace};
+use super::harness::{Told, World, frame, namespace};
 use crate::base::StreamPosition;
 use crate::hub::{ChannelKind, Namespace, SlowConsumer};
 use crate::shard::Options;
 use crate::transport::event_stream::tests::read;
 use crate::ws::Opcode;
-use crate::ws::encode::masked;
 
 /// `drop:`, `latest:` and `state:` with what their names say, each with a window in which publications gather to runs.
 fn dropping(options: &mut Options) {
@@ -83,7 +82,7 @@ fn values_larger_than_the_queue_replace_each_other_and_disconnect_nobody() {
         for number in 0..5 {
             world.publish(channel, &value(number));
         }
-        assert!(world.shard.connections.queued_bytes() < 125_000, "what has begun, and the newest");
+        assert!(world.shards[0].connections.queued_bytes() < 125_000, "what has begun, and the newest");
         world.unstall(socket);
         let items = world.items(socket);
         let numbers: Vec<_> = items.iter().map(|item| item["data"].as_str().map(|data| data[..1].to_owned())).collect();
@@ -133,7 +132,7 @@ fn who_takes_nothing_for_a_minute_is_cut_off_and_who_takes_a_byte_is_not() {
         world.give_room(slow, 1);
     }
     assert!(world.is_closed(dead) && !world.is_closed(slow));
-    let cut: Vec<_> = world.shard.metrics.disconnects.iter().map(|(labels, count)| format!("{labels:?} {count}")).collect();
+    let cut: Vec<_> = world.shards[0].metrics.disconnects.iter().map(|(labels, count)| format!("{labels:?} {count}")).collect();
     assert!(cut.len() == 1 && cut[0].contains("3008"), "{cut:?}");
 }
 
@@ -145,11 +144,13 @@ fn what_a_client_asked_before_it_was_cut_off_is_not_done_after_it() {
     });
     let socket = world.websocket("/echo", "");
     world.stall(socket);
-    let message = |bytes: usize| masked(Opcode::Text, &vec![b'x'; bytes], [1, 2, 3, 4]);
-    world.send(socket, [message(10), message(2 << 20), message(10)].concat());
+    let message = |bytes: usize| frame(Opcode::Text, "x".repeat(bytes));
+    // All in one receive.
+    world.receive(socket, [message(10), message(2 << 20), message(10)].concat());
+    world.settle();
     assert!(world.is_closed(socket));
     let count = |family: &crate::metrics::Labelled| family.iter().map(|(_, count)| count).sum::<u64>();
-    assert_eq!(count(&world.shard.metrics.ws_messages_received), 2);
-    assert_eq!(count(&world.shard.metrics.disconnects), 1);
+    assert_eq!(count(&world.shards[0].metrics.ws_messages_received), 2);
+    assert_eq!(count(&world.shards[0].metrics.disconnects), 1);
     assert_eq!(world.told(socket), Vec::<Told>::new());
 }

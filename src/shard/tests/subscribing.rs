@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{KEY, Told, UPGRADE, World, namespace};
+use super::harness::{KEY, Told, UPGRADE, World, frame, namespace};
 use crate::hub::{Access, Namespace, UnknownNamespace};
 use crate::shard::Options;
+use crate::ws::Opcode;
 
 /// `chat:` is for key holders, `closed:` for nobody, and what is not configured is refused.
 fn guarded(options: &mut Options) {
@@ -25,7 +26,7 @@ fn one_denied_channel_of_several_is_named_and_none_is_subscribed_to() {
     }
     let socket = world.websocket("/channels?channel=a&channel=closed:1&channel=b", "");
     assert_eq!(world.close_frame(socket), (3507, "permission denied: closed:1".to_owned()));
-    assert_eq!(world.shard.local.subscriptions(), 0);
+    assert_eq!(world.shards[0].local.subscriptions(), 0);
 }
 
 #[test]
@@ -67,7 +68,7 @@ fn what_is_wrong_with_a_websockets_request_is_told_after_the_upgrade() {
         let mut world = World::new();
         let socket = world.websocket(target, "");
         assert_eq!(world.close_frame(socket), (3501, reason.to_owned()), "{target}");
-        assert_eq!(world.shard.local.subscriptions(), 0, "{target}");
+        assert_eq!(world.shards[0].local.subscriptions(), 0, "{target}");
         // The same without an upgrade is a plain refusal.
         assert_eq!(world.get(target, "").status, 400, "{target}");
     }
@@ -100,7 +101,7 @@ fn pages_of_any_number_of_origins_are_served() {
         assert_eq!((answer.status, answer.header("Access-Control-Allow-Origin")), (200, Some(origin.as_str())));
         assert_eq!(answer.json()["messages"][0]["data"], "x");
         // Nothing that a client chooses makes a new kind of receiver.
-        assert_eq!(*kinds.get_or_insert(world.shard.audiences.len()), world.shard.audiences.len());
+        assert_eq!(*kinds.get_or_insert(world.shards[0].audiences.len()), world.shards[0].audiences.len());
     }
 }
 
@@ -140,7 +141,7 @@ fn a_look_tells_where_the_channel_is_whatever_start_is_asked_for() {
     assert_eq!(look(&mut world, "", &format!("If-None-Match: \"{last}\"\r\n")), (304, Some(last.clone())));
     assert_eq!(look(&mut world, "", &format!("If-None-Match: \"{first}\"\r\n")), (200, Some(last.clone())));
     assert_eq!(look(&mut world, "", UPGRADE), (200, Some(last)));
-    assert_eq!(world.shard.local.subscriptions(), 0);
+    assert_eq!(world.shards[0].local.subscriptions(), 0);
 }
 
 #[test]
@@ -235,7 +236,7 @@ fn codes_that_a_client_invents_are_counted_as_one() {
         let socket = world.websocket("/channels/a", "");
         world.told(socket);
         let payload = [code.to_be_bytes().as_slice(), b"x"].concat();
-        world.send(socket, crate::ws::encode::masked(crate::ws::Opcode::Close, &payload, [1, 2, 3, 4]));
+        world.send(socket, frame(Opcode::Close, payload));
         assert!(matches!(world.told(socket).last(), Some(Told::Close(..))));
     }
     let text = world.get("/metrics", "").body;
