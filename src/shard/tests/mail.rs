@@ -137,7 +137,7 @@ fn many_small_publications_are_bounded_in_number() {
     world.hold_mail(1);
     let messages = frame(Opcode::Text, "x").repeat(10);
     let mut sent = 0;
-    while !world.is_paused(publisher) {
+    while !world.is_paused(publisher) && sent < 10_000 {
         world.receive(publisher, &messages);
         world.turn();
         sent += 10;

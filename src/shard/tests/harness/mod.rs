@@ -6,7 +6,8 @@
 //! - `clock`: time, which stands still until it is moved;
 //! - `http`, `websocket`: what clients say, and what they make of what they read.
 //!
-//! Whatever a test does, all that follows from it by itself has happened when the call returns, unless the call says otherwise.
+//! Whatever a test does, all that follows from it by itself has happened when the call returns, unless the call says otherwise. A
+//! shard that breaks the rules of [`io`](crate::shard::io) fails the test.
 
 mod clock;
 mod http;
@@ -89,7 +90,11 @@ impl World {
 
     /// One turn of every worker. True if anything came of it.
     pub fn turn(&mut self) -> bool {
-        self.workers().fold(false, |acted, worker| self.turn_of(worker) || acted)
+        let mut acted = false;
+        for worker in self.workers() {
+            acted |= self.turn_of(worker);
+        }
+        acted
     }
 
     fn workers(&self) -> impl Iterator<Item = ShardId> + use<> {
@@ -114,10 +119,10 @@ impl World {
     fn perform(&mut self, worker: ShardId, output: Output) {
         match output {
             Output::Send { conn, frames, skip } => self.take(conn, frames, skip),
-            Output::Close { conn, .. } => self.peer(conn).closed = true,
+            Output::Close { conn, .. } => self.open_peer(conn).closed = true,
             Output::Connect { token, address } => self.connects.push(sockets::Connect { worker, token, address }),
             Output::AskFacts => self.tell(worker, Input::Facts(Box::default())),
-            Output::PauseReading { conn, paused } => self.peer(conn).pause(paused),
+            Output::PauseReading { conn, paused } => self.open_peer(conn).pause(paused),
         }
     }
 

@@ -92,8 +92,15 @@ impl World {
         conn
     }
 
-    pub(super) fn peer(&mut self, conn: ConnId) -> &mut Peer {
+    fn peer(&mut self, conn: ConnId) -> &mut Peer {
         &mut self.peers[conn.slot as usize]
+    }
+
+    /// A peer that something happens to: what is closed is not spoken of any more, by either side.
+    pub(super) fn open_peer(&mut self, conn: ConnId) -> &mut Peer {
+        let peer = self.peer(conn);
+        assert!(!peer.closed, "{conn:?} was closed before");
+        peer
     }
 
     pub fn is_closed(&self, conn: ConnId) -> bool {
@@ -102,8 +109,8 @@ impl World {
 
     /// The peer's socket is reset.
     pub fn reset(&mut self, conn: ConnId) {
-        self.peer(conn).closed = true;
         self.tell_of(conn, Input::Gone { conn, cause: GoneCause::Reset });
+        self.peer(conn).closed = true;
         self.settle();
     }
 
@@ -118,6 +125,7 @@ impl World {
 
     /// The peer sends as long as it is read. Returns how many bytes were; it keeps the rest.
     pub fn offer(&mut self, conn: ConnId, bytes: impl AsRef<[u8]>) -> usize {
+        self.open_peer(conn);
         let mut read = 0;
         for piece in bytes.as_ref().chunks(RECEIVE_BYTES) {
             if self.is_paused(conn) {
@@ -156,7 +164,7 @@ impl World {
 
     fn tell_of(&mut self, conn: ConnId, input: Input<'_>) {
         self.hand_in_refusals();
-        let worker = self.peer(conn).worker;
+        let worker = self.open_peer(conn).worker;
         self.tell(worker, input);
     }
 
@@ -183,8 +191,8 @@ impl World {
     }
 
     pub(super) fn take(&mut self, conn: ConnId, frames: Frames, skip: u32) {
-        let peer = self.peer(conn);
-        assert!(!peer.blocked && !peer.closed, "a send out of turn");
+        let peer = self.open_peer(conn);
+        assert!(!peer.blocked, "a send out of turn");
         let bytes: Vec<u8> = frames.as_slice().iter().flat_map(|frame| frame.blob.iter().copied()).skip(skip as usize).collect();
         let taken = bytes.len().min(peer.room);
         peer.room -= taken;
