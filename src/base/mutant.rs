@@ -22,11 +22,13 @@ pub enum Mutant {
     ResumeOffByOne,
     /// Homes forget every publication that comes to them.
     PublishForgotten,
+    /// A slow reader is left with the oldest publication of each key.
+    ConflateKeepsOldest,
 }
 
 #[cfg(feature = "mutants")]
 impl Mutant {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ReplyOutsideFifo,
         Self::SwapUnderCursor,
         Self::DropBegunFrame,
@@ -36,6 +38,7 @@ impl Mutant {
         Self::RefusalIgnored,
         Self::ResumeOffByOne,
         Self::PublishForgotten,
+        Self::ConflateKeepsOldest,
     ];
 
     /// Turns this bug on, or all off, for the current thread.

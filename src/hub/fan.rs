@@ -15,7 +15,7 @@ use super::publication::{Publication, Role};
 use crate::base::{Blob, Nanos, StreamPosition};
 
 /// Publications gathered into one run.
-const RUN_PUBLICATIONS_MAX: usize = 256;
+pub const RUN_PUBLICATIONS_MAX: usize = 256;
 /// Bytes gathered into one run; a larger single publication is a run of its own.
 const RUN_BYTES_MAX: usize = 256 << 10;
 /// Bytes that may wait for one channel's subscribers on a worker; a larger single publication still waits, alone.
@@ -115,15 +115,15 @@ impl Fan {
         self.due > 0
     }
 
-    /// The open cursor, or a new one over what is due. `None` if there is nothing.
-    pub fn open(&mut self) -> Option<Cursor> {
+    /// The open cursor, or a new one over what is due, at most so many publications. `None` if there is nothing.
+    pub fn open(&mut self, publications_max: usize) -> Option<Cursor> {
         if let Some(cursor) = self.cursor.take() {
             return Some(cursor);
         }
         if self.due == 0 {
             self.due = self.queue.len();
         }
-        Some(Cursor { run: self.next_run()?, group: 0, index: 0, blob: None })
+        Some(Cursor { run: self.next_run(publications_max)?, group: 0, index: 0, blob: None })
     }
 
     /// Puts a cursor back: its slice is over.
@@ -132,7 +132,7 @@ impl Fan {
     }
 
     /// Takes the next run off what is due. A state channel's values but the newest are left out.
-    fn next_run(&mut self) -> Option<Run> {
+    fn next_run(&mut self, publications_max: usize) -> Option<Run> {
         let mut run: Vec<Arc<Publication>> = Vec::new();
         let mut bytes = 0;
         let mut value = None;
@@ -143,7 +143,7 @@ impl Fan {
             {
                 bytes -= run.remove(at).bytes();
             }
-            if !run.is_empty() && (run.len() == RUN_PUBLICATIONS_MAX || bytes + next.bytes() > RUN_BYTES_MAX) {
+            if !run.is_empty() && (run.len() >= publications_max || bytes + next.bytes() > RUN_BYTES_MAX) {
                 break;
             }
             let Some(Item::Publication(next)) = self.pop() else { break };
@@ -230,7 +230,7 @@ mod tests {
     /// The runs that go out without another window, as offsets; a loss is negative.
     fn burst(fan: &mut Fan) -> Vec<Vec<i64>> {
         let mut runs = Vec::new();
-        while let Some(cursor) = fan.open() {
+        while let Some(cursor) = fan.open(RUN_PUBLICATIONS_MAX) {
             runs.push(match cursor.run {
                 Run::Publications(run) => run.iter().map(|publication| publication.position.offset as i64).collect(),
                 Run::Lost(to) => vec![-(to.offset as i64)],
@@ -248,7 +248,7 @@ mod tests {
         for offset in 1..=600 {
             fan.push(event(offset, 10));
         }
-        let first = fan.open().unwrap();
+        let first = fan.open(RUN_PUBLICATIONS_MAX).unwrap();
         assert_eq!(first.run.last(), 256);
         fan.push(event(601, 10));
         let rest = burst(&mut fan);
@@ -265,6 +265,17 @@ mod tests {
             fan.push(event(offset, bytes));
         }
         assert_eq!(burst(&mut fan), [vec![1, 2], vec![3], vec![4]]);
+    }
+
+    #[test]
+    fn runs_of_one_leave_one_by_one_and_of_values_still_the_newest_alone() {
+        let (mut events, mut values) = (Fan::default(), Fan::default());
+        for offset in 1..=3 {
+            events.push(event(offset, 10));
+            values.push(publication(offset, 10, true, true));
+        }
+        let runs = |fan: &mut Fan| -> Vec<u64> { std::iter::from_fn(|| Some(fan.open(1)?.run.last())).collect() };
+        assert_eq!((runs(&mut events), runs(&mut values)), (vec![1, 2, 3], vec![3]));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::recent::Recent;
 use super::{Map, NamespaceId, Options};
 use crate::base::{Arena, ConnId, Epoch, Key, Mutant, Nanos, StreamPosition, mutated};
 
-pub use super::fan::{Cursor, Run};
+pub use super::fan::{Cursor, RUN_PUBLICATIONS_MAX, Run};
 
 /// A kind of receiver that gets the same bytes as every other of its kind; the shard gives the numbers out.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -239,8 +239,8 @@ impl Local {
     }
 
     /// The channel's open cursor, or a new one over what is queued. `None` if there is nothing.
-    pub fn open(&mut self, key: Key) -> Option<Cursor> {
-        self.channels[key].fan.as_mut()?.open()
+    pub fn open(&mut self, key: Key, publications_max: usize) -> Option<Cursor> {
+        self.channels[key].fan.as_mut()?.open(publications_max)
     }
 
     /// The groups of a channel, in the order the cursor walks them.

@@ -55,7 +55,7 @@ impl Bench {
     fn hand_out(&mut self, window: Duration, now: Nanos) -> usize {
         let mut count = 0;
         while let Some(key) = self.local.next_active(now) {
-            let Some(cursor) = self.local.open(key) else { continue };
+            let Some(cursor) = self.local.open(key, RUN_PUBLICATIONS_MAX) else { continue };
             count += match &cursor.run {
                 Run::Publications(run) => run.len(),
                 Run::Lost(_) => 0,
@@ -114,12 +114,12 @@ fn entries_keep_their_places_under_an_open_cursor() {
     let keys: Vec<Key> = (0..4).map(|_| bench.join()).collect();
     bench.publish(11, Duration::ZERO, seconds(0));
     let channel = bench.local.next_active(seconds(0)).unwrap();
-    let cursor = bench.local.open(channel).unwrap();
+    let cursor = bench.local.open(channel, RUN_PUBLICATIONS_MAX).unwrap();
     bench.local.suspend(channel, cursor);
     bench.local.leave(keys[0]);
     let slots: Vec<u32> = bench.local.groups(channel)[0].entries.iter().map(|entry| entry.slot).collect();
     assert_eq!(slots, [1, 2, 3, 4], "the first one left a tombstone");
-    bench.local.open(channel).unwrap();
+    bench.local.open(channel, RUN_PUBLICATIONS_MAX).unwrap();
     bench.local.finish(channel, Duration::ZERO, seconds(0));
     assert_eq!(bench.local.groups(channel)[0].entries.len(), 3);
     for key in &keys[1..] {
@@ -199,7 +199,7 @@ fn what_an_answer_already_held_is_not_handed_out_again() {
     let answer = Answer { top, from: top, outcome: Outcome::Exact, page: Vec::new(), head: true };
     bench.local.answered(late, &answer);
     let channel = bench.local.next_active(seconds(0)).unwrap();
-    let cursor = bench.local.open(channel).unwrap();
+    let cursor = bench.local.open(channel, RUN_PUBLICATIONS_MAX).unwrap();
     let due: Vec<u32> = bench.local.groups(channel)[0]
         .entries
         .iter()

@@ -182,7 +182,7 @@ pub enum SlowConsumer {
     DropOldest,
     /// Keep only the newest publication of the subscription; a gap follows.
     Latest,
-    /// Keep the newest publication per key; a gap follows.
+    /// Keep the newest publication of each key, of what has no key the newest; a gap follows.
     Conflate,
 }
 

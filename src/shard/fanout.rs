@@ -12,8 +12,8 @@ use super::audience::{Audience, Shape};
 use super::connections::Connections;
 use super::encode::Encoder;
 use crate::base::{Blob, Extent, Frame, FrameTag, Key, Now};
-use crate::hub::local::{Cursor, Entry, NO_SUBSCRIPTION, Run};
-use crate::hub::{ChannelName, Publication};
+use crate::hub::local::{Cursor, Entry, NO_SUBSCRIPTION, RUN_PUBLICATIONS_MAX, Run};
+use crate::hub::{ChannelName, Publication, SlowConsumer};
 
 /// What a call of [`Shard::fan_out`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,9 +55,11 @@ impl Shard {
     }
 
     fn fan_out_channel(&mut self, channel: Key, sends_max: u32, now: Now) -> u32 {
-        let Some(mut cursor) = self.local.open(channel) else { return 0 };
-        let name = self.local.channel_of(channel).clone();
         let namespace = self.options.hub.policy(self.local.namespace_of(channel));
+        // A queue gives up whole frames, and which publication has a newer one of its key is for each to say.
+        let conflates = namespace.is_some_and(|namespace| namespace.slow_consumer == SlowConsumer::Conflate);
+        let Some(mut cursor) = self.local.open(channel, if conflates { 1 } else { RUN_PUBLICATIONS_MAX }) else { return 0 };
+        let name = self.local.channel_of(channel).clone();
         let (bytes_max, window) =
             namespace.map_or((0, Duration::ZERO), |namespace| (namespace.queue_bytes_max, namespace.coalesce));
         let mut aftermath = std::mem::take(&mut self.aftermath);

@@ -6,7 +6,8 @@
 //! - What a subscription has in the queue follows on itself: where publications were dropped stands a gap with just their extent.
 //! - At most one position that has not begun, and behind it only what came after it was told.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{HashSet, VecDeque};
 
 use crate::base::{Blob, Extent, Frame, FrameTag, Frames, Mutant, mutated};
 use crate::hub::SlowConsumer;
@@ -181,7 +182,6 @@ impl SendQueue {
     ) -> Option<u64> {
         let FrameTag::Publications { subscription: of, key: same, .. } = tag else { return Some(0) };
         let own = |frame: &Frame| matches!(frame.tag, FrameTag::Publications { subscription, .. } if subscription == of);
-        let replaced = |frame: &Frame| own(frame) && matches!(frame.tag, FrameTag::Publications { key, .. } if key == same);
         let mut dropped = 0;
         match policy {
             SlowConsumer::Disconnect => return None,
@@ -191,18 +191,32 @@ impl SendQueue {
                     dropped += self.drop_at(at, gap);
                 }
             }
-            SlowConsumer::Conflate => {
-                while let Some(at) = self.find(replaced) {
-                    dropped += self.drop_at(at, gap);
-                }
-            }
+            SlowConsumer::Conflate => dropped += self.drop_superseded(of, same, gap),
         }
-        // Also where values of other keys fill the queue, or the bound would not hold.
+        // Also where the newest of each key are too much together, or the bound would not hold.
         while !self.admits(bytes, bytes_max) {
             let Some(at) = self.find(own) else { break };
             dropped += self.drop_at(at, gap);
         }
         Some(dropped)
+    }
+
+    /// Drops a subscription's publications that have a newer one of their key behind them, or in what comes. Returns how many.
+    fn drop_superseded(&mut self, of: u32, coming: u32, gap: WriteGap<'_>) -> u64 {
+        let mut newer = HashSet::with_capacity_and_hasher(8, ahash::RandomState::with_seeds(1, 2, 3, 4));
+        newer.insert(coming);
+        let keyed = |(at, frame): (usize, &Frame)| match frame.tag {
+            FrameTag::Publications { subscription, key, .. } if subscription == of => Some((at, key)),
+            _ => None,
+        };
+        let mut waiting: Vec<(usize, u32)> = self.frames.iter().enumerate().skip(self.begun()).filter_map(keyed).collect();
+        if !mutated(Mutant::ConflateKeepsOldest) {
+            waiting.reverse();
+        }
+        waiting.retain(|(_, key)| !newer.insert(*key));
+        // From the back: a gap takes its publications' place or an earlier gap's, so what is before them stays where it is.
+        waiting.sort_unstable_by_key(|(at, _)| Reverse(*at));
+        waiting.into_iter().map(|(at, _)| self.drop_at(at, gap)).sum()
     }
 
     /// Tells a subscription what it has missed behind all that is queued for it.
@@ -387,6 +401,21 @@ mod tests {
         let mut queue = queue(&[frame(1, 1, 5, 10), frame(1, 2, 6, 10), frame(2, 9, 5, 10)]);
         queue.make_room(SlowConsumer::Conflate, frame(1, 3, 5, 10).tag, 10, 100, &mut gap);
         assert_eq!(shape(&queue), ["1: lost 1 of 0-1", "1: 1-2", "2: 8-9"]);
+    }
+
+    #[test]
+    fn conflate_gives_up_what_is_superseded_before_the_newest_of_any_key() {
+        let mut queue =
+            queue(&[frame(1, 1, 6, 40), frame(1, 2, 7, 40), frame(1, 3, 7, 40), frame(1, 4, 0, 40), frame(1, 5, 0, 40)]);
+        let dropped = queue.make_room(SlowConsumer::Conflate, frame(1, 6, 5, 40).tag, 40, 200, &mut gap);
+        assert_eq!(dropped, Some(2));
+        assert_eq!(shape(&queue), ["1: 0-1", "1: lost 1 of 1-2", "1: 2-3", "1: lost 1 of 3-4", "1: 4-5"]);
+        let dropped = queue.make_room(SlowConsumer::Conflate, frame(1, 6, 5, 40).tag, 40, 100, &mut gap);
+        assert_eq!(
+            (dropped, shape(&queue)),
+            (Some(2), vec!["1: lost 4 of 0-4".to_owned(), "1: 4-5".to_owned()]),
+            "the bound holds"
+        );
     }
 
     #[test]

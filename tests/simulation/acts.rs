@@ -9,7 +9,7 @@ use ringmain::hub::PayloadKind;
 
 use crate::client::{Asked, Client, Wish, publish_frame};
 use crate::publisher::{Door, Publisher, Request, content};
-use crate::settings::{CHANNELS, DRAIN_LIMIT};
+use crate::settings::{CHANNELS, CONFLATED_PADDING_MAX, DRAIN_LIMIT, KEYS};
 use crate::truth::{First, Published};
 use crate::verdict::{Breach, Judged, condemn, demand};
 use crate::wire::Way;
@@ -57,7 +57,17 @@ impl World {
     fn jump(&mut self, step: Duration) {
         let rested = self.rest();
         self.judge(rested);
+        self.judge_conflation();
         self.advance(step);
+    }
+
+    /// Everybody who reads has been given all that there is for it: of each key the newest, in a conflating channel.
+    fn judge_conflation(&mut self) {
+        for at in 0..self.clients.len() {
+            let kept = self.clients[at].kept_newest(&self.truth);
+            let kept = self.judge(kept).unwrap_or_default();
+            self.totals.add("newest of a key kept", kept);
+        }
     }
 
     /// Reload and drain, in the runs that have them.
@@ -189,13 +199,19 @@ impl World {
 
     // ---- publishers ----
 
-    /// The payload of a publication to a channel, noted as asked for by a connection.
-    fn compose(&mut self, channels: Vec<usize>, kind: PayloadKind, kept: bool, by: u64) -> u64 {
+    /// The payload of a publication to a channel, noted as asked for by a connection. `keyed`: where its door takes a key.
+    fn compose(&mut self, channels: Vec<usize>, kind: PayloadKind, kept: bool, keyed: bool, by: u64) -> u64 {
         let number = self.truth.next_number();
         let bulk = channels.iter().all(|&channel| self.truth.rules(channel).bulk);
-        let size = if bulk { self.random.between(8 << 10, 40 << 10) } else { self.random.between(0, 300) };
+        let conflates = channels.iter().any(|&channel| self.truth.rules(channel).conflates);
+        let size = match (bulk, conflates) {
+            (true, _) => self.random.between(8 << 10, 40 << 10),
+            (false, true) => self.random.between(0, CONFLATED_PADDING_MAX),
+            (false, false) => self.random.between(0, 300),
+        };
         let event = (kind == PayloadKind::Text && self.random.chance(0.5)).then_some("up");
-        let content = content(number, kind, event, usize::try_from(size).unwrap_or(0), &mut self.random);
+        let mut content = content(number, kind, event, usize::try_from(size).unwrap_or(0), &mut self.random);
+        content.key = Some(number % (KEYS + 1)).filter(|key| keyed && conflates && *key < KEYS);
         let asked_at = self.now.monotonic;
         self.truth.publish(number, Published { content, channels, asked_at, kept, twice: false, sent_again: false }, by);
         number
@@ -243,7 +259,7 @@ impl World {
         }
         let fleeting = channels.iter().all(|&channel| self.truth.rules(channel).fleeting);
         let kept = !(fleeting && door == Door::Api && self.random.chance(0.5));
-        let number = self.compose(channels.clone(), kind, kept, by);
+        let number = self.compose(channels.clone(), kind, kept, door == Door::Channel, by);
         let key = self.random.chance(0.3).then(|| format!("key {number}"));
         let now = self.now.monotonic;
         Request { door, number, channels, key, kept, asked_at: now, first_at: now }
@@ -301,9 +317,9 @@ impl World {
             let Some((at, conn)) = self.clients[client].at else { return };
             let channels = &self.clients[client].wish.channels;
             let channel = channels[self.random.between(0, channels.len() as u64 - 1) as usize];
-            let number = self.compose(vec![channel], PayloadKind::Json, true, stream_of(at, conn));
+            let number = self.compose(vec![channel], PayloadKind::Json, true, true, stream_of(at, conn));
             let Some(content) = self.truth.content(number) else { return };
-            let frame = publish_frame(number, several.then_some(CHANNELS[channel]), &content.bytes);
+            let frame = publish_frame(number, several.then_some(CHANNELS[channel]), content);
             self.clients[client].asked.push_back(Asked { number, channel, at: self.now.monotonic });
             self.note(|| format!("client {client} publishes {number} to {}", CHANNELS[channel]));
             self.feed(at, conn, &frame);
@@ -339,6 +355,8 @@ impl World {
             self.sleep();
             self.rest()?;
         }
+        self.judge_conflation();
+        self.check()?;
         self.unsettled()
     }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::settings::CHANNELS;
 use crate::track::{Excuses, FOREIGN, Presented, Track, position};
-use crate::truth::{Claim, First, Truth};
+use crate::truth::{Claim, Content, First, Truth};
 use crate::verdict::{Breach, Judged, condemn, demand};
 use crate::wire::{Heard, Reader, Way, json};
 
@@ -101,6 +101,13 @@ impl Client {
     /// A raw WebSocket gets no positions, so each of its connections is a new beginning.
     pub fn is_blind(&self) -> bool {
         self.wish.raw && self.wish.way == Way::WebSocket
+    }
+
+    /// Of a conflating channel whose reader has got all that waited, the newest publication of each key must have come. Returns how
+    /// many keys show it. With several channels the queue has to serve them all, and then the bound goes before the keys.
+    pub fn kept_newest(&mut self, truth: &Truth) -> Judged<u64> {
+        let [track] = self.tracks.as_mut_slice() else { return Ok(0) };
+        if self.at.is_none() || self.blocked || self.told_end.is_some() { Ok(0) } else { track.kept_newest(truth) }
     }
 
     pub fn connected(&mut self, at: (usize, ConnId), room: usize) {
@@ -458,9 +465,11 @@ impl Client {
 }
 
 /// A masked text message with a publish request.
-pub fn publish_frame(number: u64, channel: Option<&str>, data: &[u8]) -> Vec<u8> {
+pub fn publish_frame(number: u64, channel: Option<&str>, content: &Content) -> Vec<u8> {
     let channel = channel.map_or_else(String::new, |channel| format!("\"channel\":\"{channel}\","));
-    let text = format!("{{\"id\":{number},\"publish\":{{{channel}\"data\":{}}}}}", String::from_utf8_lossy(data));
+    let key = content.key.map_or_else(String::new, |key| format!("\"key\":\"k{key}\","));
+    let data = String::from_utf8_lossy(&content.bytes);
+    let text = format!("{{\"id\":{number},\"publish\":{{{channel}{key}\"data\":{data}}}}}");
     ws::encode::masked(Opcode::Text, text.as_bytes(), [1, 2, 3, 4])
 }
 

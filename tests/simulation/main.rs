@@ -6,6 +6,7 @@
 
 mod acts;
 mod client;
+mod conflation;
 mod post;
 mod publisher;
 mod settings;
@@ -131,6 +132,7 @@ mod mutants {
             Mutant::RefusalIgnored => &[Breach::Torn],
             Mutant::ResumeOffByOne => &[Breach::WrongResume, Breach::Lost],
             Mutant::PublishForgotten => &[Breach::Unanswered],
+            Mutant::ConflateKeepsOldest => &[Breach::NewestDropped],
         }
     }
 

@@ -63,8 +63,8 @@ impl Request {
         if let Some(event) = content.event {
             query.push(format!("event={event}"));
         }
-        if self.door == Door::Channel && CHANNELS[self.channels[0]].starts_with("conflate") {
-            query.push(format!("key=k{}", self.number % 3));
+        if let Some(key) = content.key {
+            query.push(format!("key=k{key}"));
         }
         let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
         let mut fields = format!("Content-Type: {kind}\r\nX-API-Key: {KEY}\r\nContent-Length: {}\r\n", body.len());
@@ -117,7 +117,7 @@ pub fn content(number: u64, kind: PayloadKind, event: Option<&'static str>, size
         }
         PayloadKind::Binary => [format!("n={number}").as_bytes(), &[0, 255, 10], padding.as_bytes()].concat(),
     };
-    Content { kind, bytes, event }
+    Content { kind, bytes, event, key: None }
 }
 
 impl Publisher {

@@ -24,6 +24,15 @@ pub const CHANNELS: [&str; 13] = [
     "window:2",
 ];
 
+/// Conflation keys in use; what has none counts as one more.
+pub const KEYS: u64 = 3;
+
+/// Most padding of a publication to a conflating channel.
+pub const CONFLATED_PADDING_MAX: u64 = 100;
+
+/// Enough for the largest publication of each key there, and the gaps between them: so the newest of none ever has to go.
+const CONFLATED_BYTES: usize = 2400;
+
 /// How long a drain may take.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
@@ -127,7 +136,9 @@ impl Settings {
         let mut options = self.options();
         for namespace in &mut options.hub.namespaces {
             namespace.history_size = namespace.history_size / 4 * 3;
-            namespace.queue_bytes_max /= 2;
+            if namespace.slow_consumer != SlowConsumer::Conflate {
+                namespace.queue_bytes_max /= 2;
+            }
             namespace.coalesce /= 2;
         }
         options
@@ -148,7 +159,7 @@ fn namespaces() -> Vec<Namespace> {
         Namespace { history_size: 0, ..named("none") },
         Namespace { slow_consumer: SlowConsumer::DropOldest, ..named("drop") },
         Namespace { slow_consumer: SlowConsumer::Latest, ..named("latest") },
-        Namespace { slow_consumer: SlowConsumer::Conflate, ..named("conflate") },
+        Namespace { slow_consumer: SlowConsumer::Conflate, queue_bytes_max: CONFLATED_BYTES, ..named("conflate") },
         Namespace { coalesce: Duration::from_millis(50), ..named("window") },
         Namespace { kind: ChannelKind::State, ..named("state") },
         Namespace { history_size: 4, history_ttl: Duration::from_secs(5), ..named("short") },
@@ -170,6 +181,8 @@ pub struct Rules {
     pub queue_bytes_max: usize,
     /// Whether publications that are not kept are made here.
     pub fleeting: bool,
+    /// Whether the newest publication of each key is kept for slow readers.
+    pub conflates: bool,
 }
 
 impl Rules {
@@ -185,6 +198,7 @@ impl Rules {
             bulk: name.starts_with("bulk"),
             queue_bytes_max: namespace.queue_bytes_max,
             fleeting: name == "b",
+            conflates: namespace.slow_consumer == SlowConsumer::Conflate,
         }
     }
 }

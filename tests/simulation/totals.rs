@@ -30,6 +30,7 @@ const LEAST: &[(&str, u64)] = &[
     ("gap expired", 2000),
     ("gap no_history", 500),
     ("gap slow", 1000),
+    ("newest of a key kept", 100),
     ("page", 5000),
     ("page before the last", 4000),
     ("poll 304", 1200),

@@ -3,6 +3,7 @@
 use ringmain::base::{Epoch, Nanos, StreamPosition};
 use serde_json::Value;
 
+use crate::conflation::Conflation;
 use crate::settings::CHANNELS;
 use crate::truth::{Claim, First, Truth};
 use crate::verdict::{Breach, Judged, condemn, demand};
@@ -61,6 +62,7 @@ pub struct Track {
     gap_from: Option<StreamPosition>,
     /// Epochs that were over when it came with them; it may come again before it has another token.
     over: Vec<Epoch>,
+    conflation: Conflation,
     stage: Stage,
     state: bool,
     /// Gaps read, by reason, and exact resumes: what a run has provoked.
@@ -80,6 +82,7 @@ impl Track {
             rewound: false,
             gap_from: None,
             over: Vec::new(),
+            conflation: Conflation::default(),
             stage: Stage::Asked,
             state: truth.rules(channel).state,
             events: Vec::new(),
@@ -102,6 +105,7 @@ impl Track {
         }
         self.rewound |= matches!(presented, Presented::Ahead(_) | Presented::Foreign | Presented::Unreadable);
         self.presented = presented;
+        self.conflation = Conflation::default();
         self.stage = Stage::Asked;
         Ok(())
     }
@@ -119,6 +123,11 @@ impl Track {
 
     pub const fn is_state(&self) -> bool {
         self.state
+    }
+
+    /// How many keys show that the newest of them was kept for this reader, who has all that there is for it.
+    pub fn kept_newest(&mut self, truth: &Truth) -> Judged<u64> {
+        if truth.rules(self.channel).conflates { self.conflation.judge(self.channel, truth) } else { Ok(0) }
     }
 
     /// Whether the home has answered, as far as this client can see.
@@ -219,6 +228,7 @@ impl Track {
         self.over.extend(after.filter(|_| reason == "epoch").map(|after| after.epoch));
         if reason == "slow" && !excuses.collapsed {
             self.events.push(format!("dropped by {}", name.split(':').next().unwrap_or_default()));
+            self.conflation.dropped(after, before.offset);
         }
         self.go_on(before, excuses);
         self.gap_from = from;
@@ -312,6 +322,7 @@ impl Track {
         let Some(last) = self.last else { return condemn(Breach::WrongStart, format!("{name}: {at} came before the beginning")) };
         self.last = Some(at);
         self.gap_from = None;
+        self.conflation.read(at.offset, truth.content(number).and_then(|content| content.key));
         if self.state {
             let fits = last.epoch != at.epoch || last.offset < at.offset;
             return demand(fits, Breach::Repeated, || format!("{name}: {at} came after {last}"));

@@ -18,6 +18,8 @@ pub struct Content {
     pub kind: PayloadKind,
     pub bytes: Vec<u8>,
     pub event: Option<&'static str>,
+    /// Conflation key.
+    pub key: Option<u64>,
 }
 
 /// One publication, by its number.
@@ -131,6 +133,11 @@ impl Truth {
 
     pub fn content(&self, number: u64) -> Option<&Content> {
         self.published.get(&number).map(|published| &published.content)
+    }
+
+    /// The publication at a position, if anybody was told of it.
+    pub fn content_at(&self, channel: usize, position: StreamPosition) -> Option<&Content> {
+        self.content(self.at.get(&(channel, position))?.number)
     }
 
     pub fn asked_at(&self, number: u64) -> Nanos {

@@ -9,6 +9,8 @@ pub enum Breach {
     Torn,
     /// Something was left out and no gap says so.
     Lost,
+    /// The newest publication of a key was dropped for a reader of a conflating channel.
+    NewestDropped,
     /// Something came a second time, or after what follows it.
     Repeated,
     /// A gap that nothing justifies, or whose facts are wrong.
