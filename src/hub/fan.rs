@@ -60,8 +60,11 @@ pub enum Item {
 /// A run being handed out and how far that has come.
 #[derive(Debug)]
 pub struct Cursor {
+    /// The same for all groups; each gets it encoded for its audience.
     pub run: Run,
+    /// Place of the group that is being served, in the channel's list; behind the last one the run is done.
     pub group: usize,
+    /// The first entry of that group that has not had the run.
     pub index: usize,
     /// The run's bytes for the current group, encoded when its first entry is reached.
     pub blob: Option<Blob>,

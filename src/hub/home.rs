@@ -34,12 +34,14 @@ pub const LINGER: Duration = Duration::from_secs(120);
 pub enum Outcome {
     /// Nothing is missing.
     Exact,
+    /// Something is, and the reader is told so before it gets what follows.
     Gap(Gap),
 }
 
 /// What is missing between a subscriber's position and what it gets next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gap {
+    /// The `reason` of a gap item and of `gaps_total`.
     pub reason: GapReason,
     /// The last position before the gap; `None` where it could not be read.
     pub after: Option<Shown>,
@@ -70,7 +72,12 @@ pub enum PublishError {
     /// The channel's namespace is not configured and unknown ones are refused.
     UnknownNamespace,
     /// The payload is larger than the limit.
-    TooLarge { bytes: usize, bytes_max: usize },
+    TooLarge {
+        /// Of the payload alone, without name, tags and keys.
+        bytes: usize,
+        /// `[channels] publication_bytes_max`.
+        bytes_max: usize,
+    },
     /// The channel's worker has no room for another channel.
     TooManyChannels,
 }
@@ -93,7 +100,9 @@ pub struct TrimCounts {
 /// A stored publication and whom to tell.
 #[derive(Debug)]
 pub struct Broadcast {
+    /// What the publisher is answered.
     pub stored: Stored,
+    /// The channel's, for `publications_total`.
     pub namespace: Option<NamespaceId>,
     /// `None` for a duplicate, and for what history tells already.
     pub publication: Option<(Arc<Publication>, WorkerSet)>,

@@ -37,9 +37,11 @@ pub const NO_SUBSCRIPTION: u32 = u32::MAX;
 /// One connection's subscription to one channel.
 #[derive(Debug)]
 pub struct Subscription {
+    /// A connection of this worker: those of others are known to their own only.
     pub conn: ConnId,
     /// The connection's next subscription, or [`NO_SUBSCRIPTION`].
     pub next: u32,
+    /// The group that it is in once it is live; it never changes.
     pub audience: AudienceId,
     /// The epoch of the position that the connection came with, if it came with one.
     pub resumes: Option<Epoch>,
@@ -52,10 +54,20 @@ pub struct Subscription {
 pub enum Phase {
     /// The home has been asked and has not answered.
     Asked,
-    /// Catching up: everything up to the offset has been queued. `asked` while a page is on its way; `pages` have come.
-    CatchingUp { after: u64, asked: bool, pages: u32 },
-    /// In the channel's fan-out, at this place of its group.
-    Live { place: u32 },
+    /// Catching up by pages, one at a time; the one that reaches the head makes it live.
+    CatchingUp {
+        /// Everything up to this offset has been queued.
+        after: u64,
+        /// A page is on its way, so no other is asked for.
+        asked: bool,
+        /// Pages that have come behind the first one; wraps.
+        pages: u32,
+    },
+    /// In the channel's fan-out: it gets what comes.
+    Live {
+        /// Index into its group's entries; another one's leaving may change it.
+        place: u32,
+    },
 }
 
 /// One live subscriber in a group.
@@ -72,7 +84,9 @@ pub struct Entry {
 /// Live subscribers that get the same bytes.
 #[derive(Debug)]
 pub struct Group {
+    /// What they have in common; a channel has one group of each.
     pub audience: AudienceId,
+    /// In no order, and with tombstones while a cursor is open.
     pub entries: Vec<Entry>,
     tombstones: u32,
 }

@@ -14,27 +14,73 @@ pub enum Message {
     /// To the home: a subscriber wants the channel; answered by `Subscribed`.
     Subscribe(Box<Subscribe>),
     /// To the home: a catching-up subscriber has room for more; answered by `Page`.
-    NextPage { channel: ChannelName, subscription: Key, after: StreamPosition },
+    NextPage {
+        /// By its name: a home knows no subscriptions.
+        channel: ChannelName,
+        /// Comes back with the `Page`.
+        subscription: Key,
+        /// The last position that has been queued for the subscription.
+        after: StreamPosition,
+    },
     /// To the home: nobody here wants the channel any more.
-    Leave { channel: ChannelName },
+    Leave {
+        /// The one that the sending worker gets no publications of from then on.
+        channel: ChannelName,
+    },
     /// To the home: store and broadcast; answered by `Published`.
-    Publish { request: PublishRef, draft: Box<Draft> },
+    Publish {
+        /// Comes back with the `Published`.
+        request: PublishRef,
+        /// Has no offset yet: the home gives it one.
+        draft: Box<Draft>,
+    },
     /// From the home: answer to `Subscribe`, in the same FIFO as later publications.
-    Subscribed { subscription: Key, answer: Box<Answer> },
+    Subscribed {
+        /// As the `Subscribe` had it; it may have gone meanwhile.
+        subscription: Key,
+        /// Has the first page, and what is missing before it.
+        answer: Box<Answer>,
+    },
     /// From the home: the subscription cannot be had now; there are too many channels.
-    Refused { subscription: Key },
+    Refused {
+        /// As the `Subscribe` had it; its connection is told to come back.
+        subscription: Key,
+    },
     /// From the home: answer to `NextPage`, in the same FIFO as later publications.
-    Page { subscription: Key, answer: Box<Answer> },
+    Page {
+        /// As the `NextPage` had it; it may have gone meanwhile.
+        subscription: Key,
+        /// Has a gap where history let go of something between two pages.
+        answer: Box<Answer>,
+    },
     /// From the home: a publication for this worker's subscribers.
     Publication(Arc<Publication>),
     /// From the home: publications up to `to` could not be brought here.
-    Lost { channel: ChannelName, to: StreamPosition },
+    Lost {
+        /// Its subscribers here have missed something.
+        channel: ChannelName,
+        /// What comes of the channel later in this FIFO lies behind it.
+        to: StreamPosition,
+    },
     /// From the home: what became of a `Publish`.
-    Published { request: PublishRef, result: Result<Stored, PublishError> },
+    Published {
+        /// As the `Publish` had it; its connection may have gone meanwhile.
+        request: PublishRef,
+        /// Where it is, or why it is nowhere.
+        result: Result<Stored, PublishError>,
+    },
     /// To everybody: send me your counters.
-    Scrape { request: ConnId },
+    Scrape {
+        /// The connection that wants metrics, on the sending worker.
+        request: ConnId,
+    },
     /// The counters.
-    Scraped { request: ConnId, snapshot: Box<Snapshot> },
+    Scraped {
+        /// As the `Scrape` had it.
+        request: ConnId,
+        /// This worker's share of what the connection is answered.
+        snapshot: Box<Snapshot>,
+    },
 }
 
 impl Message {
@@ -61,9 +107,11 @@ impl Message {
 /// A request to subscribe, as the home sees it.
 #[derive(Clone, Debug)]
 pub struct Subscribe {
+    /// Its home is the worker that this goes to.
     pub channel: ChannelName,
     /// The subscription on the asking worker.
     pub subscription: Key,
+    /// Decides what the first page holds and whether there is a gap before it.
     pub start: Start,
     /// False for a look only: the home answers and forgets.
     pub interest: bool,
@@ -93,6 +141,7 @@ pub struct Answer {
     pub top: StreamPosition,
     /// Where this subscriber starts: the position before the page's first publication.
     pub from: StreamPosition,
+    /// Whether the asked position and `from` meet.
     pub outcome: Outcome,
     /// At most [`PAGE_BYTES_MAX`](super::home::PAGE_BYTES_MAX), in order.
     pub page: Vec<Arc<Publication>>,
@@ -103,6 +152,7 @@ pub struct Answer {
 /// Which request of which connection a publication answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PublishRef {
+    /// On the worker that the publication came in by.
     pub conn: ConnId,
     /// The connection's own number for the request.
     pub request: u32,
@@ -141,6 +191,7 @@ impl Via {
 /// A stored publication.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stored {
+    /// Its place in the channel; a duplicate's is where the first one is, an outdated version's the channel's top.
     pub position: StreamPosition,
     /// Whether the position can be resumed from (the channel keeps history and the publication is in it).
     pub kept: bool,

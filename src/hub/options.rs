@@ -19,6 +19,7 @@ pub struct Options {
     pub history_bytes_max: usize,
     /// How long an idempotency key is remembered (`[api] idempotency_window`).
     pub idempotency_window: Duration,
+    /// What becomes of a name like `chat:1` that no prefix matches.
     pub unknown_namespace: UnknownNamespace,
     /// The first one is `default`.
     pub namespaces: Vec<Namespace>,
@@ -87,15 +88,18 @@ pub struct NamespaceId(u16);
 pub enum UnknownNamespace {
     /// It belongs to `default` (URLs and `room:1` are plain names elsewhere).
     Default,
+    /// It can be neither subscribed nor published to: 404, or error 102.
     Refuse,
 }
 
 /// Policy of a group of channels.
 #[derive(Clone, Debug)]
 pub struct Namespace {
+    /// As in `[namespaces.NAME]` and in the `namespace` label.
     pub name: String,
     /// Channel name prefixes that belong here (`"chat:"`); longest over all namespaces wins. Empty for `default`.
     pub prefixes: Vec<String>,
+    /// Decides what history keeps and what may be left out on the way.
     pub kind: ChannelKind,
     /// Publications kept; 0 keeps none (offsets still count).
     pub history_size: usize,
@@ -103,6 +107,7 @@ pub struct Namespace {
     pub history_ttl: Duration,
     /// The same for a state channel's value; zero keeps it until the next one.
     pub state_ttl: Duration,
+    /// Who may subscribe, whatever the transport.
     pub allow_subscribe: Access,
     /// Who may publish from a connection (`{"publish":…}`). The HTTP API always needs the key.
     pub allow_publish: Access,
@@ -110,6 +115,7 @@ pub struct Namespace {
     pub time: bool,
     /// Leading-edge coalescing window; zero sends at once.
     pub coalesce: Duration,
+    /// What happens where `queue_bytes_max` is reached.
     pub slow_consumer: SlowConsumer,
     /// Queued bytes per connection before the slow-consumer policy acts.
     pub queue_bytes_max: usize,
@@ -167,9 +173,11 @@ pub enum ChannelKind {
 /// Who may do something before tokens exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
+    /// Not even holders of the key; what production begins with.
     Nobody,
     /// Holders of the API key.
     Key,
+    /// With or without a key; what development mode begins with.
     Anyone,
 }
 

@@ -52,8 +52,11 @@ impl fmt::Display for ChannelName {
 /// Why a name is not a channel's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChannelNameError {
+    /// Not a byte, as in `channel=`.
     Empty,
+    /// More than 255 bytes.
     TooLong {
+        /// Of the name without its percent escapes.
         bytes: usize,
     },
     /// Not printable ASCII (space is not either).
@@ -77,13 +80,16 @@ pub enum PayloadKind {
     Json,
     /// Valid UTF-8.
     Text,
+    /// Any bytes: items carry them in base64, a raw WebSocket in a binary message.
     Binary,
 }
 
 /// A publication's body.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload {
+    /// Decided once, at the door that it came in by.
     pub kind: PayloadKind,
+    /// What readers get: JSON on one line, all else as it came.
     pub bytes: Box<[u8]>,
 }
 
@@ -96,8 +102,11 @@ impl fmt::Debug for Payload {
 /// One publication as stored and broadcast: shared between workers by one atomic count each.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Publication {
+    /// By it each worker finds its subscribers.
     pub channel: ChannelName,
+    /// The channel's epoch, and the offset behind that of the publication before.
     pub position: StreamPosition,
+    /// The publisher's, in full: nothing is sent as a difference.
     pub payload: Payload,
     /// The event's name where it is not `message`.
     pub event: Option<Box<str>>,
@@ -107,7 +116,9 @@ pub struct Publication {
     pub timed: bool,
     /// The same by the workers' common clock, to measure how long it takes from there.
     pub stored: Nanos,
+    /// By the kind of its channel, and by whether it was to be kept.
     pub role: Role,
+    /// `None` for most, which it costs eight bytes.
     pub extension: Option<Box<Extension>>,
 }
 
@@ -164,13 +175,17 @@ impl Version {
 /// A publication before its home has stored it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Draft {
+    /// Decides the worker whose home stores it.
     pub channel: ChannelName,
+    /// Of any size so far: the home holds it to `publication_bytes_max`.
     pub payload: Payload,
+    /// The event's name where it is not `message`.
     pub event: Option<Box<str>>,
     /// Sorted by name.
     pub tags: Vec<(Box<str>, Box<str>)>,
     /// Conflation key.
     pub key: Option<Box<str>>,
+    /// A second draft of the channel with it is answered as the first was, and not stored.
     pub idempotency_key: Option<Box<str>>,
     /// Where history already tells this version or a newer one, nothing is stored.
     pub version: Option<Box<Version>>,

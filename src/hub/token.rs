@@ -20,9 +20,11 @@ const EPOCH_CHARACTERS_MAX: usize = 32;
 /// A token that could be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Token {
+    /// `EPOCH:OFFSET`: a request for several channels cannot use it.
     Single(StreamPosition),
     /// Well formed, but no epoch of this server's making.
     Foreign(Foreign),
+    /// `m1.…`: the hash of each channel's name, and its position.
     Several(Vec<(u32, StreamPosition)>),
 }
 
@@ -52,7 +54,9 @@ impl fmt::Display for Foreign {
 /// Where a subscriber says that it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shown {
+    /// Of an epoch that we may have written, though perhaps not for this channel.
     Position(StreamPosition),
+    /// Said back in the gap as it came.
     Foreign(Foreign),
 }
 
