@@ -3,22 +3,37 @@
 use crate::hub::PublishError;
 use crate::metrics::Label;
 
-/// An error in a reply; the connection goes on. 0 to 399 are the protocol's, applications use 400 to 1999.
+/// An error in a reply; the connection goes on. 0 to 399 are the protocol's, applications use 400 to 1999. Those said to be the
+/// client protocol's are not sent yet: their numbers are taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorCode {
+    /// Not the request's fault: a home that is silent, behind or full, an upstream that fails (HTTP 5xx). Temporary.
     Internal = 100,
+    /// The API key is missing or wrong (HTTP 401).
     Unauthorized = 101,
+    /// The channel's namespace is not configured, and unknown ones are refused.
     UnknownChannel = 102,
+    /// The namespace does not allow it, or the connection does not hold the channel that it publishes to.
     PermissionDenied = 103,
+    /// The door does not take the method (HTTP 405). In the client protocol: an RPC that nothing serves.
     MethodNotFound = 104,
+    /// Client protocol: a second subscribe to a channel that the connection holds.
     AlreadySubscribed = 105,
+    /// A payload, a head or a list of channels is over its bound (HTTP 413, 414 and 431).
     LimitExceeded = 106,
+    /// The request breaks a rule, and would again.
     BadRequest = 107,
+    /// Client protocol: presence, history or RPC is switched off.
     NotAvailable = 108,
+    /// Client protocol: the client is to fetch a new token and to try again.
     TokenExpired = 109,
+    /// Client protocol: the refresh came when its connection or subscription had expired.
     Expired = 110,
+    /// A limit of rate (HTTP 429). Temporary; nothing here has one yet.
     TooManyRequests = 111,
+    /// Client protocol: history does not reach back to the position, or is another one.
     UnrecoverablePosition = 112,
+    /// Client protocol: a page was asked for while another was on its way. Temporary.
     ConcurrentPagination = 113,
 }
 
@@ -99,30 +114,54 @@ impl From<PublishError> for ErrorCode {
 }
 
 /// Why the server ends a connection. The range tells the client whether to come back: below 3500 it does, but for 1009.
+/// Those said to be the client protocol's are not sent yet: their numbers are taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Disconnect {
+    /// The server drains. In an `end` item it is 3001.
     Shutdown = 1001,
+    /// A message over `message_bytes_max` (RFC 6455 section 7.4.1); the frame decoder closes with it.
     TooBig = 1009,
+    /// There is no room for a channel's entry. In an `end` item it is 3013.
     Overload = 1013,
+    /// Client protocol: something failed that is not the client's fault.
     Internal = 3004,
+    /// Client protocol: the connection's token ran out and was not refreshed.
     ConnectionExpired = 3005,
+    /// Client protocol: a server-side subscription ran out and was not refreshed.
     SubscriptionExpired = 3006,
+    /// More waited than `queue_bytes_max`, or nothing was taken for `send_timeout`.
     Slow = 3008,
+    /// Client protocol: one write took too long. Here that is [`Self::Slow`].
     WriteError = 3009,
+    /// Something was lost on a raw WebSocket, which has no room for a gap item.
     InsufficientState = 3010,
+    /// Client protocol: an operator wants the client to connect anew.
     ForceReconnect = 3011,
+    /// The ping was not answered within `pong_timeout`.
     NoPong = 3012,
+    /// In `end` items what [`Self::Overload`] is elsewhere; in the client protocol a limit of rate.
     TooManyRequests = 3013,
+    /// Client protocol: the client drops its token and positions before it comes back.
     StateInvalidated = 3014,
+    /// Client protocol: a token that cannot be believed; another one of its kind cannot either.
     InvalidToken = 3500,
+    /// The URL or a message cannot be understood; the reason says why where there is more to say.
     BadRequest = 3501,
+    /// Client protocol: no `connect` came in time.
     Stale = 3502,
+    /// Client protocol: an operator wants the client gone.
     ForceDisconnect = 3503,
+    /// Client protocol: the user has too many connections.
     ConnectionLimit = 3504,
+    /// Client protocol: more server-side subscriptions than a connection may hold.
     ChannelLimit = 3505,
+    /// Client protocol: bytes that are no JSON were due on a JSON connection.
     InappropriateProtocol = 3506,
+    /// The channel may not be subscribed to, or not be published to from a raw WebSocket, which gets no answers.
     PermissionDenied = 3507,
+    /// Client protocol: a `send`, which nothing takes.
     NotAvailable = 3508,
+    /// Client protocol: one request after the other failed.
     TooManyErrors = 3509,
 }
 

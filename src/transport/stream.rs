@@ -7,7 +7,9 @@ use crate::http::response;
 /// Which of the two.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum StreamKind {
+    /// `text/event-stream`, what a browser's `EventSource` reads.
     EventStream,
+    /// `application/x-ndjson`: a JSON object on each line.
     NdJson,
 }
 

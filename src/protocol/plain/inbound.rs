@@ -21,7 +21,9 @@ pub struct Publish {
 /// A payload and its event name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Body {
+    /// JSON in a JSON request; on a raw WebSocket the message as it is.
     pub payload: Payload,
+    /// Absent for `message`; a raw WebSocket cannot name one.
     pub event: Option<Box<str>>,
     /// Where a slow reader's queue is conflated, the newest of each key is kept.
     pub key: Option<Box<str>>,

@@ -12,6 +12,7 @@ pub enum NameError {
     Escape,
     /// A bare slash in the path.
     Slash,
+    /// It is read without fault and is no channel's name.
     Rule(ChannelNameError),
 }
 

@@ -23,23 +23,36 @@ const RESERVED_EVENTS: [&str; 6] = ["gap", "end", "open", "error", "message", "b
 /// Why a body is not a publication.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BodyError {
+    /// In the path or in a `channel=`.
     Name(NameError),
     /// Neither the path nor the query names a channel.
     NoChannel,
     /// Both do.
     ChannelTwice,
+    /// Duplicates count once.
     TooManyChannels {
+        /// How many a request may name, for the answer's text.
         channels_max: usize,
     },
+    /// `event=` is empty, too long, not UTF-8, or would break an event stream's lines.
     Event,
+    /// `gap` and the like: a reader would take it for ours.
     ReservedEvent(String),
+    /// The `Idempotency-Key` field is empty, too long or not printable ASCII.
     IdempotencyKey,
+    /// `key=` is empty, too long or not UTF-8.
     ConflationKey,
+    /// A body of no bytes, whatever its type.
     Empty,
+    /// Declared as JSON and none; the text says where.
     Json(String),
+    /// Deeper than [`JSON_DEPTH_MAX`], at which its readers' parsers may fail.
     JsonDepth,
+    /// Half of a surrogate pair in an escape (RFC 8259 section 8.2).
     JsonSurrogate,
+    /// Declared as text or JSON.
     Utf8,
+    /// Neither JSON, text nor octets; what is printable of it, at most 60 characters.
     ContentType(String),
 }
 
@@ -291,7 +304,9 @@ pub enum Fate {
     Unknown,
     /// It was not sent: its home's worker is behind.
     Congested,
+    /// Its home has it, perhaps since an earlier request with the same idempotency key.
     Stored(Stored),
+    /// Its home will not have it.
     Refused(PublishError),
     /// It was not sent: it is no publication.
     Bad(ErrorCode),

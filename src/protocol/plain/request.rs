@@ -27,11 +27,15 @@ pub struct Limits {
 /// How the items are to ride.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
+    /// By `Upgrade: websocket`, whatever `via` and `Accept` say.
     WebSocket,
+    /// `via=sse` or `Accept: text/event-stream`.
     EventStream,
+    /// `via=stream` or `Accept: application/x-ndjson`.
     NdJson,
     /// One answer: with what is there, or after at most this long with nothing.
     Poll {
+        /// `wait=` in whole seconds, cut to [`Limits::wait_max`]; zero where it is left out.
         wait: Duration,
     },
 }
@@ -50,7 +54,9 @@ pub enum Format {
 pub struct SubscribeRequest {
     /// Without duplicates, in the order named; at least one.
     pub channels: Vec<ChannelName>,
+    /// By `Upgrade`, else `via`, else `Accept`.
     pub transport: Transport,
+    /// By `format`; without it raw for an event stream of one channel, JSON for all else.
     pub format: Format,
     /// Whether the position came from `If-None-Match`: "nothing new" is then 304.
     pub if_none_match: bool,
@@ -67,19 +73,30 @@ enum From {
 /// What is wrong with a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RequestError {
+    /// Neither the path nor the query names one.
     NoChannel,
+    /// Duplicates count once.
     TooManyChannels {
+        /// [`Limits::channels_max`], for the answer's text.
         channels_max: usize,
     },
+    /// In the path or in a `channel=`.
     Name(NameError),
     /// A parameter whose escapes are not text.
     Escape,
+    /// Not ws, sse, stream or poll; what is printable of it, at most 40 characters.
     Via(String),
+    /// `via=ws` without a handshake: 426 (RFC 9110 section 15.5.22), where all others are 400.
     NotUpgraded,
+    /// Neither json nor raw; what is printable of it, at most 40 characters.
     Format(String),
+    /// `format=raw` of several channels, or on NDJSON or a poll: payloads could not be told apart.
     FormatForTransport,
+    /// `wait=` is empty or has anything but digits.
     Wait,
+    /// `since=` cannot be read, or is the position of one channel and several are named.
     Since,
+    /// `history=` is empty or has anything but digits.
     History,
 }
 
