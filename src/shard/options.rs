@@ -7,12 +7,19 @@ use crate::hub::{ChannelName, SlowConsumer};
 /// Everything a shard is configured with; immutable, shared between workers, replaced whole on reload.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// Doors, key and drain: what belongs to no module below.
     pub server: ServerOptions,
+    /// `[http]`, for clients and for what upstreams answer.
     pub http: crate::http::Options,
+    /// `[websocket]`, for our own doors: tunnels to upstreams know none of it.
     pub ws: crate::ws::Options,
+    /// `[stream]` and `[poll]`.
     pub transport: crate::transport::Options,
+    /// `[channels]`, the namespaces, and `[api] idempotency_window`.
     pub hub: crate::hub::Options,
+    /// `[upstreams.NAME]` and `[[routes]]`, names resolved.
     pub proxy: crate::proxy::Options,
+    /// Has no keys: the defaults hold but in tests.
     pub spill: SpillOptions,
 }
 
