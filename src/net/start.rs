@@ -38,7 +38,9 @@ const WORKERS_MAX: usize = 1024;
 /// What to serve, and with what.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
+    /// Public; each worker has a socket of its own on each of them (SO_REUSEPORT).
     pub listen: Vec<SocketAddr>,
+    /// Takes API, metrics and health off the public ones.
     pub internal_listen: Option<SocketAddr>,
     /// 0: one per allowed CPU.
     pub workers: usize,
@@ -50,6 +52,7 @@ pub struct ServeOptions {
     pub connect_timeout: Duration,
     /// Sizes of each worker's ring. `buffers` 0 divides a fixed budget between the workers.
     pub ring: crate::ring::Options,
+    /// What all workers have in common, until a reload replaces it.
     pub shard: Arc<shard::Options>,
 }
 
@@ -93,7 +96,9 @@ impl ServeOptions {
 pub struct Bound {
     /// In the order of [`ServeOptions::listen`], with the ports that were chosen.
     pub listen: Vec<SocketAddr>,
+    /// With the port that was chosen.
     pub internal_listen: Option<SocketAddr>,
+    /// Threads that serve; the control thread is one more.
     pub workers: usize,
     /// What the kernel gives the first worker's ring; `shrunk` where any ring had to be smaller than asked for.
     pub features: Features,
@@ -106,23 +111,33 @@ pub struct Bound {
 pub enum ServeError {
     /// Somebody listens there already.
     InUse {
+        /// As it was asked for.
         address: SocketAddr,
     },
+    /// Any other refusal: a low port, an address that is not of this host, an unknown congestion control.
     Bind {
+        /// As it was asked for, but for the port where any was welcome.
         address: SocketAddr,
+        /// What the system said.
         error: std::io::Error,
     },
+    /// One could not be made, or became unusable while it served.
     Ring {
+        /// Its number, from 0.
         worker: usize,
+        /// Ends with what to do about it.
         error: RingError,
     },
     /// No thread, eventfd or signal handler could be had.
     System {
+        /// With its article, as in "a thread".
         what: &'static str,
+        /// What the system said.
         error: std::io::Error,
     },
     /// A worker ended without saying why.
     Worker {
+        /// Its number, from 0.
         worker: usize,
     },
 }
