@@ -28,11 +28,14 @@ pub struct FloorRing {
 /// A socket that did not take the whole frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refusal {
+    /// As given to [`FloorRing::adopt`].
     pub slot: u32,
+    /// Where [`FloorRing::finish`] has to go on from, if there is anything to finish.
     pub sent: Sent,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// How far a refused send came.
 pub enum Sent {
     /// Fewer bytes than the frame has (0: the socket was full).
     Part(usize),

@@ -161,6 +161,7 @@ impl fmt::Display for SetupFlags {
 /// What this kernel gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Features {
+    /// In force.
     pub setup: SetupFlags,
     /// Wanted and refused.
     pub missing: SetupFlags,
@@ -168,7 +169,9 @@ pub struct Features {
     pub registered_ring: bool,
     /// Peer addresses can be read from direct descriptors (Linux 6.7), so that accepts are multishot.
     pub peer_name: bool,
+    /// Submissions that fit, after the kernel has rounded up to a power of two.
     pub sq_entries: u32,
+    /// Completions that fit before the kernel has to keep a list; rounded in the same way.
     pub cq_entries: u32,
     /// The queues had to be made smaller than asked for.
     pub shrunk: bool,
@@ -203,7 +206,10 @@ impl fmt::Display for Features {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RingError {
     /// The sysctl `kernel.io_uring_disabled` is 1 or 2.
-    Disabled { level: u8 },
+    Disabled {
+        /// 1: for members of a group only; 2: for nobody.
+        level: u8,
+    },
     /// A seccomp profile refuses the system call.
     Seccomp,
     /// The system call does not exist.
@@ -213,9 +219,17 @@ pub enum RingError {
     /// No descriptor is left for the ring itself.
     Descriptors,
     /// A feature without which there is no loop.
-    Missing { feature: &'static str, errno: i32 },
+    Missing {
+        /// What follows "this kernel's io_uring lacks".
+        feature: &'static str,
+        /// What the kernel said when it was tried.
+        errno: i32,
+    },
     /// The kernel refused an enter for good.
-    Enter { errno: i32 },
+    Enter {
+        /// None of those that pass by themselves, which are tried again.
+        errno: i32,
+    },
 }
 
 impl fmt::Display for RingError {

@@ -35,6 +35,7 @@ const STUCK_ENTERS_MAX: u32 = 8;
 /// What happened to an operation.
 #[derive(Debug)]
 pub struct Completion {
+    /// As it was submitted; of doorbells and of sockets handed over, as the other ring submitted it.
     pub token: Token,
     /// As the system call would return it: negative is an errno.
     pub result: i32,
@@ -51,8 +52,11 @@ pub struct Completion {
 /// How long an enter may wait for the first completion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wait {
+    /// There is more to do in this turn already.
     No,
+    /// A deadline is near; nothing may have come when it returns.
     AtMost(Duration),
+    /// Nothing is due: only a completion or a signal ends it.
     Unbounded,
 }
 

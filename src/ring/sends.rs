@@ -13,7 +13,9 @@ pub const GATHER_MAX: usize = 64;
 /// A send that the kernel did not take whole. The frames come back for the caller to keep.
 #[derive(Debug)]
 pub struct Refused {
+    /// Whose send it was, as of the push.
     pub conn: ConnId,
+    /// All that the send had, those that were taken included.
     pub frames: Frames,
     /// Bytes of the first frame that were left out.
     pub skip: u32,

@@ -20,11 +20,15 @@ pub enum Kind {
     PollOut,
     /// A silent send; the slot is the low word of the send's number in the batch table.
     Send,
+    /// The end of the sending half, with which a lingering close begins.
     Shutdown,
+    /// Of one operation or of all on a connection; those complete by themselves.
     Cancel,
+    /// The slot is the kernel's again when it completes.
     Close,
     /// Creation of an upstream socket; the slot is the attempt's number.
     Socket,
+    /// Of an upstream's socket that is in its slot.
     Connect,
     /// Reading a fresh connection's peer address.
     PeerName,
@@ -78,7 +82,9 @@ const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 /// The generation is a safety net: a slot is not given out again while an operation could still name it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Token {
+    /// Decides what the other parts and the completion's result mean.
     pub kind: Kind,
+    /// A connection's, or the number that the kind speaks of.
     pub slot: u32,
     generation: u32,
 }
