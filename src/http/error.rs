@@ -7,32 +7,50 @@ use std::fmt;
 pub enum HttpError {
     /// Not HTTP at all, or a character where none may be.
     Syntax,
+    /// The line that makes it too large is not the first one: 431.
     HeadTooLarge {
+        /// `[http] head_bytes_max`, empty lines before the head included.
         bytes_max: usize,
     },
+    /// 431, whatever their bytes.
     TooManyHeaders {
+        /// `[http] headers_max`.
         headers_max: usize,
     },
+    /// The first line has not ended at the bound of the whole head: 414.
     TargetTooLong {
+        /// `[http] head_bytes_max`.
         bytes_max: usize,
     },
+    /// Neither HTTP/1.0 nor HTTP/1.1: 505.
     Version,
     /// A target that names nothing: an escape that is none, or dots that lead above the root.
     Target,
+    /// HTTP/1.1 demands it (RFC 9112 section 3.2); HTTP/1.0 does not.
     HostMissing,
+    /// Even where they are equal (RFC 9112 section 3.2).
     HostRepeated,
+    /// Something else than a host and perhaps a port, in the field or in an absolute target.
     Host,
     /// Both Content-Length and Transfer-Encoding.
     TwoFramings,
+    /// Not only digits, beyond 64 bits, or in more than one field.
     ContentLength,
+    /// In HTTP/1.0, in more than one field, or `chunked` among others: two parsers could see two ends.
     TransferEncoding,
     /// A coding other than one `chunked`.
     UnknownCoding,
+    /// Anything but `100-continue`: 417 (RFC 9110 section 10.1.1).
     Expectation,
+    /// Not hexadecimal, over 15 digits, or over 256 bytes with its extensions.
     ChunkSize,
+    /// No CRLF behind a chunk, or a line of the trailer section that is no field.
     ChunkEnd,
+    /// Over 8 KiB, although it is only dropped.
     TrailersTooLarge,
+    /// Its last byte was not there `[http] head_timeout` after its first: 408.
     HeadTimeout,
+    /// Nothing came for `[http] body_timeout`, or less than `body_rate_min` asks for: 408.
     BodyTimeout,
 }
 

@@ -16,12 +16,19 @@ pub(super) const FIELDS_MAX: usize = 256;
 /// A request method; those we act on by name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
+    /// Subscribes, and asks for health and metrics; a WebSocket's handshake must have it.
     Get,
+    /// Asks what GET would, for the head alone (RFC 9110 section 9.3.2); opens no WebSocket.
     Head,
+    /// Publishes; never sent to an upstream a second time.
     Post,
+    /// No door takes it; may be sent again where a kept upstream connection turns out to be closed.
     Put,
+    /// No door takes it; may be sent again where a kept upstream connection turns out to be closed.
     Delete,
+    /// A browser's preflight, or `*` for the server as a whole (RFC 9110 section 9.3.7).
     Options,
+    /// No door takes it; never sent to an upstream a second time.
     Patch,
     /// Passed on to upstreams; no door of ours takes it.
     Other,
@@ -66,7 +73,9 @@ impl Method {
 /// The versions of HTTP/1 (RFC 9112 section 2.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Version {
+    /// No chunks, no interim responses, `Host` as it likes; closes unless it asks for `keep-alive`.
     Http10,
+    /// Chunks, and `Host` as a duty; stays open unless somebody says `close`.
     Http11,
 }
 
@@ -77,6 +86,7 @@ pub enum Framing {
     None,
     /// Exactly so many bytes.
     Length(u64),
+    /// Each piece says its own length, an empty one is the last (RFC 9112 section 7.1).
     Chunked,
     /// Responses only: the end of the connection.
     UntilClose,

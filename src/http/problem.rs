@@ -8,9 +8,11 @@ use super::response::{Response, reason};
 /// One refusal.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
+    /// The response's own, and a member of the body; most titles are its reason phrase.
     pub status: u16,
     /// The number that clients of every protocol know it by.
     pub code: u16,
+    /// For people: which rule, and what to do about it.
     pub detail: String,
     /// Whether the same request may succeed later, and in how many seconds.
     pub retry_after_s: Option<u32>,
