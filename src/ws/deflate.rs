@@ -115,7 +115,10 @@ pub enum InflateError {
     /// Not DEFLATE, truncated, or cut into absurdly many final blocks.
     Corrupt,
     /// More than `bytes_max` come out of it. Nothing beyond that was written.
-    TooLarge { bytes_max: usize },
+    TooLarge {
+        /// As the caller gave it, for the refusal.
+        bytes_max: usize,
+    },
 }
 
 impl Default for Inflater {

@@ -34,10 +34,18 @@ pub enum FrameError {
     Utf8,
     /// A compressed message that does not inflate.
     Deflate,
-    /// More bytes in the message than allowed; `bytes` as far as known when it was refused.
-    TooLarge { bytes: u64, bytes_max: usize },
+    /// More bytes in the message than allowed.
+    TooLarge {
+        /// As far as known when it was refused, after inflating.
+        bytes: u64,
+        /// `[websocket] message_bytes_max`.
+        bytes_max: usize,
+    },
     /// More fragments in the message than allowed. The message may be small: what is refused is its shape, hence 1008.
-    TooManyFragments { fragments_max: u32 },
+    TooManyFragments {
+        /// `[websocket] fragments_max`.
+        fragments_max: u32,
+    },
 }
 
 impl FrameError {

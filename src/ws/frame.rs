@@ -6,7 +6,7 @@
 //!                 └── cut frame or fragment: copied to Partial ── last piece ── moved to Scratch ─────┘
 //! ```
 //!
-//! Invariants: between calls a connection owns a [`Partial`] only if the stream stopped inside a frame or a message; text in it
+//! Invariants: between calls a connection owns a `Partial` only if the stream stopped inside a frame or a message; text in it
 //! is valid UTF-8 as far as it has come; its size was checked against the limits on each frame's header, before a byte was
 //! stored. After a Close or an error nothing more is decoded (section 5.5.1).
 
@@ -37,10 +37,13 @@ pub enum Event<'a> {
     Binary(&'a [u8]),
     /// To be answered with a Pong of the same payload.
     Ping(&'a [u8]),
+    /// The answer to a Ping, or unasked for (RFC 6455 section 5.5.3): nothing is owed for it.
     Pong(&'a [u8]),
     /// To be answered with [`close_reply`](super::encode::close_reply); the last event of a connection.
     Close {
+        /// `None` where the payload was empty (1005 in RFC 6455 section 7.1.5).
         code: Option<CloseCode>,
+        /// UTF-8 of at most 123 bytes, often empty.
         reason: &'a str,
     },
 }

@@ -30,7 +30,9 @@ pub struct UpgradeRequest<'a> {
     pub get: bool,
     /// The version is HTTP/1.1 or later.
     pub http11: bool,
+    /// A list of protocols, `websocket` among them.
     pub upgrade: Option<&'a str>,
+    /// A list of options, `upgrade` among them.
     pub connection: Option<&'a str>,
     /// `Sec-WebSocket-Key`.
     pub key: Option<&'a str>,
@@ -55,7 +57,9 @@ pub struct Accepted<'k> {
 /// Why a request does not become a WebSocket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HandshakeError {
+    /// Anything but GET: 405.
     Method,
+    /// Older than 1.1, which has no `Upgrade`.
     HttpVersion,
     /// No `websocket` in `Upgrade`: an ordinary request at a WebSocket's address.
     NoUpgrade,

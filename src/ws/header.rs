@@ -26,11 +26,17 @@ const LENGTH_IN_8_BYTES: u8 = 127;
 /// What a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Opcode {
+    /// 0: the next fragment of the message that is under way.
     Continuation,
+    /// 1: a message that must be UTF-8, or its first fragment.
     Text,
+    /// 2: a message of any bytes, or its first fragment.
     Binary,
+    /// 8: the sender's last frame, with a code and a reason or nothing.
     Close,
+    /// 9: to be answered with a Pong of the same payload.
     Ping,
+    /// 10: the answer to a Ping, or unasked for.
     Pong,
 }
 
@@ -75,6 +81,7 @@ pub struct Header {
     pub fin: bool,
     /// First fragment of a compressed message (RFC 7692 section 6).
     pub rsv1: bool,
+    /// The low four bits of the first byte.
     pub opcode: Opcode,
     /// Present from client to server, absent the other way.
     pub mask: Option<[u8; 4]>,
