@@ -79,7 +79,9 @@ pub struct RequestStep {
 /// What became of bytes from the upstream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ResponseStep {
+    /// All, unless there is more than the response: then the upstream connection is not reused.
     pub consumed: usize,
+    /// After the consumed bytes; decides which timeout applies.
     pub state: ResponseState,
 }
 
@@ -92,6 +94,7 @@ pub enum ResponseState {
     Streaming,
     /// The connection was switched: bytes pass as they are, both ways, until one side closes.
     Tunnel,
+    /// Everything for the client is written.
     Ended(Ended),
 }
 

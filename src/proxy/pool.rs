@@ -41,9 +41,19 @@ struct Server {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Acquire {
     /// This kept connection. It may turn out to have been closed meanwhile: see [`Pool::replace`].
-    Idle { server: ServerId, conn: ConnId },
+    Idle {
+        /// To be named again when the connection is put back or closed.
+        server: ServerId,
+        /// Counts as in use from now on.
+        conn: ConnId,
+    },
     /// A new connection, which the caller opens; answered by [`Pool::connected`] or [`Pool::connect_failed`].
-    Connect { server: ServerId, address: SocketAddr },
+    Connect {
+        /// To be named again when the connection is put back or closed.
+        server: ServerId,
+        /// That server's.
+        address: SocketAddr,
+    },
     /// A place in the queue; it ends in a [`Turn`] or by [`Pool::forget`].
     Wait,
     /// Too many wait already, or the upstream has no servers.
