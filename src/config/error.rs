@@ -48,9 +48,11 @@ impl std::error::Error for ConfigErrors {}
 /// One thing that is wrong.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigError {
+    /// Sorts the errors: as precedence does, and within the file from its beginning.
     pub place: Place,
     /// Dotted, as in `http.head_bytes_max`; empty where the place alone says it.
     pub key: String,
+    /// What is wrong there, and the remedy.
     pub cause: Cause,
 }
 
@@ -64,23 +66,23 @@ impl fmt::Display for ConfigError {
 /// What is wrong. Each text ends with the remedy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Cause {
+    /// The file's, in the system's words.
     Unreadable(String),
+    /// Of the file, in the parser's words: nothing else in it was looked at.
     Syntax(String),
-    UnknownTable {
-        nearest: Option<&'static str>,
-    },
-    UnknownKey {
-        nearest: Option<String>,
-    },
+    /// Also of a variable, whose table stands before the first two underscores.
+    UnknownTable { nearest: Option<&'static str> },
+    /// The table is known.
+    UnknownKey { nearest: Option<String> },
     /// A variable that would be a key if it had two underscores.
-    Underscores {
-        meant: String,
-    },
+    Underscores { meant: String },
+    /// A table that a later version will have: nobody is to believe it in force.
     Reserved,
-    NotATable {
-        example: &'static str,
-    },
+    /// A value stands where keys or named tables are due.
+    NotATable { example: &'static str },
+    /// Of a namespace's or an upstream's table in the file.
     Name,
+    /// The one value by itself.
     Value(Invalid),
     /// Values that are each right and wrong together.
     Conflict(Conflict),
@@ -109,36 +111,24 @@ impl fmt::Display for Cause {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Invalid {
     /// Neither the right type nor readable as it.
-    Type {
-        got: String,
-        wanted: &'static str,
-    },
-    Range {
-        got: String,
-        range: String,
-    },
-    Word {
-        got: String,
-        words: &'static [&'static str],
-    },
-    Address {
-        got: String,
-    },
-    Upstream {
-        got: String,
-    },
-    Pattern {
-        got: String,
-    },
-    Access {
-        got: String,
-    },
-    Prefix {
-        got: String,
-    },
-    Path {
-        got: String,
-    },
+    Type { got: String, wanted: &'static str },
+    /// Of the right type, beyond what the key's bounds allow.
+    Range { got: String, range: String },
+    /// One of a few words was due.
+    Word { got: String, words: &'static [&'static str] },
+    /// To listen on: an IP address and a port, nothing to be resolved.
+    Address { got: String },
+    /// `host:port`; whether the host exists is [`Conflict::Unresolved`]'s.
+    Upstream { got: String },
+    /// Of a namespace's `match`.
+    Pattern { got: String },
+    /// Of `allow_subscribe` or `allow_publish`.
+    Access { got: String },
+    /// Of the doors; without a final slash.
+    Prefix { got: String },
+    /// Of a route.
+    Path { got: String },
+    /// Not said back: it would stand in a log.
     Secret,
 }
 
@@ -171,42 +161,36 @@ impl fmt::Display for Invalid {
 /// What does not go together, or is missing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Conflict {
-    PongTimeout {
-        ping_interval: String,
-    },
+    /// The next ping would be due while the last one may still be answered.
+    PongTimeout { ping_interval: String },
+    /// Delays are drawn between the two.
     RetryOrder,
+    /// `listen` is an empty list.
     NoListener,
-    ListenTwice {
-        address: String,
-    },
+    /// Among the public ones; port 0 is another port each time.
+    ListenTwice { address: String },
+    /// What is to be internal would be public.
     InternalListen,
     /// Development mode on an address that others can reach.
-    Exposed {
-        address: String,
-    },
-    SharedPrefix {
-        prefix: String,
-        other: String,
-    },
+    Exposed { address: String },
+    /// Neither of the two namespaces would be the longer match.
+    SharedPrefix { prefix: String, other: String },
+    /// `default` was given patterns.
     DefaultMatch,
-    UnknownUpstream {
-        name: String,
-        nearest: Option<String>,
-    },
+    /// A route leads to nothing.
+    UnknownUpstream { name: String, nearest: Option<String> },
+    /// Left out: a path that is wrong is [`Invalid::Path`].
     NoRoutePath,
+    /// Left out or empty.
     NoRouteTarget,
-    RouteTwice {
-        earlier: usize,
-    },
+    /// The later of two would never be taken.
+    RouteTwice { earlier: usize },
+    /// Left out or an empty list.
     NoServers,
-    Unresolved {
-        server: String,
-        error: String,
-    },
+    /// At start or at a reload, which is refused then.
+    Unresolved { server: String, error: String },
     /// Routes are numbered from 0 without holes.
-    RouteNumber {
-        next: usize,
-    },
+    RouteNumber { next: usize },
 }
 
 impl fmt::Display for Conflict {

@@ -21,7 +21,7 @@ mod tests;
 mod units;
 
 pub use changes::Changes;
-pub use error::{Cause, ConfigError, ConfigErrors, Conflict, Invalid, Place};
+pub use error::ConfigErrors;
 pub use print::print_default;
 
 use std::fmt;
@@ -38,13 +38,17 @@ const PORT: u16 = 8000;
 /// Everything a server is told.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Decides what the other defaults are; `Development` by itself only where there is no file.
     pub mode: Mode,
+    /// Public listeners; port 0 is any free one.
     pub listen: Vec<SocketAddr>,
     /// Where the server API, metrics and health are, if not at `listen`.
     pub internal_listen: Option<SocketAddr>,
     /// 0: one per core.
     pub workers: usize,
+    /// The shell's and the rings' share; a change needs a restart.
     pub io: IoOptions,
+    /// Read once at start; a change needs a restart.
     pub log: LogOptions,
     /// What the workers are configured with.
     pub shard: shard::Options,
@@ -79,17 +83,24 @@ pub struct IoOptions {
 /// `[log]`
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogOptions {
+    /// `[log] level`.
     pub level: LogLevel,
+    /// `[log] format`.
     pub format: LogFormat,
 }
 
 /// Least important lines that are still written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogLevel {
+    /// What failed: a reload that was refused, a worker that hangs.
     Error,
+    /// Besides, what works and is probably not meant.
     Warn,
+    /// Besides, starts, reloads and drains, failed upstreams, and whom the server gave up on. The default.
     Info,
+    /// Besides, the end of every connection.
     Debug,
+    /// No line of ours is so unimportant yet.
     Trace,
 }
 
@@ -98,7 +109,9 @@ pub enum LogLevel {
 pub enum LogFormat {
     /// Human on a terminal, JSON otherwise.
     Auto,
+    /// A line of text each, in colour, without the module's name.
     Human,
+    /// An object on each line, its fields at the top.
     Json,
 }
 
@@ -164,9 +177,11 @@ impl Config {
 /// Where a configuration comes from.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
+    /// `--config`; without one, and without a word, the mode is development.
     pub file: Option<PathBuf>,
     /// Variables and their values; those that do not begin with `RINGMAIN_` are passed over.
     pub environment: Vec<(String, String)>,
+    /// Put over file and environment; of two for one key the later wins.
     pub flags: Vec<Flag>,
 }
 
@@ -175,8 +190,11 @@ pub struct Sources {
 pub struct Flag {
     /// With its dashes.
     pub name: &'static str,
+    /// One whose name is fixed, as `server`.
     pub table: &'static str,
+    /// As the file has it.
     pub key: &'static str,
+    /// As typed; it is read as a variable's would be.
     pub value: String,
 }
 
@@ -186,13 +204,24 @@ pub enum Warning {
     /// The API is closed: nobody can publish over HTTP.
     NoKey,
     /// The key can be guessed.
-    ShortKey { bytes: usize },
+    ShortKey {
+        /// How long it is, where 16 would do.
+        bytes: usize,
+    },
     /// Nobody may subscribe to anything.
     NobodySubscribes,
     /// This version sends everything to the first server.
-    OneServer { upstream: String, servers: usize },
+    OneServer {
+        /// As in `[upstreams.NAME]`.
+        upstream: String,
+        /// Addresses after resolving: one name may have several.
+        servers: usize,
+    },
     /// No route leads there.
-    Unrouted { upstream: String },
+    Unrouted {
+        /// As in `[upstreams.NAME]`.
+        upstream: String,
+    },
     /// The system gave no random bytes, so there is no generated key.
     NoRandomness,
 }
