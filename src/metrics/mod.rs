@@ -26,9 +26,13 @@ pub type Labels = [Label; 3];
 /// One label's value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Label {
+    /// One that the code spells out, as `sse`.
     Word(&'static str),
+    /// A namespace's or an upstream's, from the configuration.
     Name(std::sync::Arc<str>),
+    /// A code, a status, an errno or a worker.
     Number(u32),
+    /// Fills the places that a family has no label for.
     None,
 }
 
@@ -123,10 +127,15 @@ impl Labelled {
 /// How a connection receives, as metrics name it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum TransportKind {
+    /// `ws`, the echo door included.
     WebSocket,
+    /// `sse`.
     EventStream,
+    /// `stream`: NDJSON.
     Stream,
+    /// `poll`, until it is answered.
     Poll,
+    /// `http`: everything else, both sides of an exchange with an upstream among it.
     Http,
 }
 
@@ -160,8 +169,11 @@ pub enum ConnectionKind {
     WebSocket,
     /// The echo door.
     Echo,
+    /// Items or payloads of channels over `text/event-stream`.
     EventStream,
+    /// Items of channels over NDJSON.
     Stream,
+    /// A poll from its request to its answer.
     Poll,
     /// Between or inside requests to our own doors.
     Http,
@@ -229,6 +241,7 @@ pub struct Counters {
     pub received_bytes: u64,
     /// Taken by the kernel, by [`TransportKind`].
     pub sent_bytes: [u64; 5],
+    /// Each of everything that waited for its connection; upstreams included.
     pub sends: u64,
     /// Publications in each send that carried any.
     pub publications_per_send: Sizes,
@@ -321,14 +334,19 @@ fn add_all(totals: &mut [u64], counts: &[u64]) {
 /// One worker's counters at one moment, or several workers' together.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
+    /// Since the start of the process.
     pub counters: Counters,
     /// By [`ConnectionKind`].
     pub connections: [u64; ConnectionKind::ALL.len()],
     /// By namespace.
     pub subscriptions: Labelled,
+    /// With an entry at their homes now.
     pub channels: u64,
+    /// Channels without an entry whose epoch and offset are remembered now.
     pub position_records: u64,
+    /// Held now for those who come back, each publication counted at its home only.
     pub history_bytes: u64,
+    /// Waiting now for sockets to take them, those shared by many connections counted for each.
     pub send_queue_bytes: u64,
     /// By upstream and state.
     pub upstream_connections: Labelled,
@@ -341,9 +359,11 @@ pub struct Snapshot {
 pub struct WorkerFacts {
     /// Its number.
     pub worker: u16,
+    /// Deadlines set now, at most one for a connection.
     pub timers: u64,
     /// From the storing of a run's oldest publication at its home to the submission that carried the run's last send.
     pub publish_to_last_write: Durations,
+    /// What the shard had to ask for.
     pub shell: LoopFacts,
 }
 
@@ -365,12 +385,15 @@ impl Snapshot {
 /// What a ring counts.
 #[derive(Clone, Debug, Default)]
 pub struct RingCounters {
+    /// System calls that submitted or waited: mostly one in a turn.
     pub enters: u64,
     /// Submissions made early because the submission queue was full.
     pub sq_full: u64,
     /// Times that the completion queue had overflowed into the kernel's list.
     pub cq_overflows: u64,
+    /// Decided by the kernel, whether taken whole, in part or not at all.
     pub sends: u64,
+    /// Taken by the kernel, to clients and upstreams.
     pub sent_bytes: u64,
     /// From clients and upstreams.
     pub received_bytes: u64,
@@ -390,6 +413,7 @@ pub const TURN_BOUNDS: [Duration; 7] = [
 /// What the worker's loop around a shard counts, for metrics: the shard itself cannot know it.
 #[derive(Clone, Debug, Default)]
 pub struct LoopFacts {
+    /// Counted below the loop, by the ring.
     pub ring: RingCounters,
     /// Receives that found the buffer ring empty.
     pub enobufs: u64,
@@ -397,6 +421,7 @@ pub struct LoopFacts {
     pub doorbells: u64,
     /// Times that accepting was paused, by errno.
     pub accept_backoff: Labelled,
+    /// By this worker's listeners, those given to other workers included.
     pub accepted: u64,
     /// Fresh connections given to other workers.
     pub handed_over: u64,
@@ -410,11 +435,15 @@ pub struct LoopFacts {
     pub connections: u64,
     /// Connections now without an armed receive.
     pub parked: u64,
+    /// Small receive buffers that the kernel may fill now; 0 makes `enobufs` grow.
     pub buffers_free: u64,
+    /// Messages of other workers that wait to be read now.
     pub mailbox_depth: u64,
     /// Turns by duration of their own work, in the classes of [`TURN_BOUNDS`].
     pub turns: [u64; TURN_BOUNDS.len() + 1],
+    /// All the work that `turns` counts, in nanoseconds; waiting is not in it.
     pub turn_nanos: u64,
+    /// Nearly the same from each worker: the largest of them is shown.
     pub process: ProcessFacts,
 }
 
@@ -423,6 +452,7 @@ pub struct LoopFacts {
 pub struct ProcessFacts {
     /// When it started, in milliseconds since 1970.
     pub start_ms: u64,
+    /// New configurations that a SIGHUP brought.
     pub reloads_applied: u64,
     /// Reloads whose configuration was refused.
     pub reloads_failed: u64,
