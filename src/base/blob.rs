@@ -99,10 +99,22 @@ pub enum FrameTag {
     Page,
     /// Where a connection with several channels is, by all that stands before it; the next one says it anew.
     Position,
-    /// Live publications of a subscription. `key` is the hash of the conflation key, 0 where there is none.
-    Publications { subscription: u32, key: u32, extent: Extent },
+    /// Live publications of a subscription, which a policy may drop while they wait.
+    Publications {
+        /// Its index on this worker, reused once it has gone.
+        subscription: u32,
+        /// Hash of the conflation key; 0 where there is none.
+        key: u32,
+        /// What a gap would have to tell if the frame were dropped.
+        extent: Extent,
+    },
     /// Tells a subscription what it has missed.
-    Gap { subscription: u32, extent: Extent },
+    Gap {
+        /// Its index on this worker, reused once it has gone.
+        subscription: u32,
+        /// The publications that it stands for.
+        extent: Extent,
+    },
 }
 
 /// One whole unit of a connection's output: never torn by a policy, finished once begun.

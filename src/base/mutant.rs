@@ -28,6 +28,7 @@ pub enum Mutant {
 
 #[cfg(feature = "mutants")]
 impl Mutant {
+    /// Each of them must be found out by `make sim-mutants`.
     pub const ALL: [Self; 10] = [
         Self::ReplyOutsideFifo,
         Self::SwapUnderCursor,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Which history of a channel: 64 random bits drawn when the channel's entry is created, never per process.
+/// Which history of a channel: 64 bits that nobody can guess. Its home makes them when it knows nothing of the channel.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Epoch(pub u64);
 
