@@ -1,6 +1,6 @@
 # What CI runs, by name. `make run` and `make test` work on a fresh machine with a Rust toolchain.
 
-.PHONY: run test check bench conformance conformance-quick sim sim-mutants loom fuzz needs
+.PHONY: run test check bench conformance conformance-quick sim sim-mutants loom fuzz needs tune untune
 
 run: ; cargo run --release -- serve $(ARGS)
 
@@ -29,3 +29,8 @@ bench: ; scripts/bench.sh
 CASES ?= 200000
 FUZZ_PROFILE ?= --release
 fuzz: ; PROPTEST_CASES=$(CASES) cargo test $(FUZZ_PROFILE) --lib --test parsers -- panic any_split
+
+# Kernel settings for many connections until the next start (as root), and back to exactly what was there. docs/tuning.md
+tune: ; @tuning/tune.sh apply
+
+untune: ; @tuning/tune.sh undo

@@ -1,4 +1,4 @@
-//! Tests that `RINGMAIN_TEST_SKIP=uring,chromium,nginx` leaves out. Where it says nothing they fail for what is missing.
+//! Tests that `RINGMAIN_TEST_SKIP=uring,netns,chromium,nginx` leaves out. Where it says nothing they fail for what is missing.
 
 use std::io::Write;
 
