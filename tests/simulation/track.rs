@@ -58,8 +58,6 @@ pub struct Track {
     served_at: Nanos,
     /// It came with a token that nobody gave to it, and has not been given another since.
     rewound: bool,
-    /// Where the gap began behind which nothing has been read yet.
-    gap_from: Option<StreamPosition>,
     /// Epochs that were over when it came with them; it may come again before it has another token.
     over: Vec<Epoch>,
     conflation: Conflation,
@@ -80,7 +78,6 @@ impl Track {
             presented: Presented::Fresh(First::Now),
             served_at: Nanos(0),
             rewound: false,
-            gap_from: None,
             over: Vec::new(),
             conflation: Conflation::default(),
             stage: Stage::Asked,
@@ -119,10 +116,6 @@ impl Track {
 
     pub fn name(&self) -> &'static str {
         CHANNELS[self.channel]
-    }
-
-    pub const fn is_state(&self) -> bool {
-        self.state
     }
 
     /// How many keys show that the newest of them was kept for this reader, who has all that there is for it.
@@ -167,7 +160,6 @@ impl Track {
     }
 
     fn go_on(&mut self, position: StreamPosition, excuses: &Excuses) {
-        self.gap_from = None;
         // What a slow reader reads may be all that is left of a subscription that has been given up.
         if !excuses.slow {
             self.served_at = excuses.now;
@@ -224,14 +216,12 @@ impl Track {
         self.reason(gap, after, next, reason, excuses, truth)?;
         truth.claim(Claim::Reached { channel: self.channel, position: before, at: excuses.now });
         self.events.push(format!("gap {reason}"));
-        let from = after.filter(|_| reason == "slow");
         self.over.extend(after.filter(|_| reason == "epoch").map(|after| after.epoch));
         if reason == "slow" && !excuses.collapsed {
             self.events.push(format!("dropped by {}", name.split(':').next().unwrap_or_default()));
             self.conflation.dropped(after, before.offset);
         }
         self.go_on(before, excuses);
-        self.gap_from = from;
         Ok(())
     }
 
@@ -321,7 +311,6 @@ impl Track {
         }
         let Some(last) = self.last else { return condemn(Breach::WrongStart, format!("{name}: {at} came before the beginning")) };
         self.last = Some(at);
-        self.gap_from = None;
         self.conflation.read(at.offset, truth.content(number).and_then(|content| content.key));
         if self.state {
             let fits = last.epoch != at.epoch || last.offset < at.offset;
@@ -359,16 +348,8 @@ impl Track {
                 }
                 _ => condemn(Breach::Lost, format!("{name}: {told} for {:?} without a gap", self.presented)),
             },
-            // Before its home has answered a channel is where its own token said, if it had one.
-            (told, Stage::Asked) => {
-                let own = match self.presented {
-                    Presented::Own(position) | Presented::Ahead(position) => Some(position),
-                    Presented::Fresh(_) | Presented::Foreign | Presented::Unreadable => None,
-                };
-                demand(told == own || self.state, Breach::WrongToken, || {
-                    format!("{name}: {told:?} before the answer, asked for {own:?}")
-                })
-            }
+            // An id covers all channels, and so none is told before every home has answered.
+            (told, Stage::Asked) => condemn(Breach::WrongToken, format!("{name}: {told:?} before the answer")),
             (told, Stage::GapDue(_)) => condemn(Breach::WrongToken, format!("{name}: {told:?} before the gap")),
             (told, Stage::Going) => {
                 self.rewound = false;
@@ -382,11 +363,7 @@ impl Track {
                     truth.claim(Claim::Skipped { channel: self.channel, after: last, next: told.offset + 1 });
                     self.last = Some(told);
                 }
-                // A position that was to be told when more was dropped behind it lies inside the gap, and resuming there loses nothing.
-                let inside = told.zip(self.gap_from).zip(self.last).is_some_and(|((told, from), last)| {
-                    told.epoch == last.epoch && (from.offset..=last.offset).contains(&told.offset)
-                });
-                demand(told == self.last || ahead || inside, Breach::WrongToken, || {
+                demand(told == self.last || ahead, Breach::WrongToken, || {
                     format!("{name}: the token says {told:?}, {:?} was read last", self.last)
                 })
             }

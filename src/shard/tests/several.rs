@@ -34,6 +34,31 @@ fn no_position_is_told_before_every_home_has_answered() {
     }
 }
 
+/// Cut before its first position, a reader comes back as a new one: where its URL begins, which is now if that says nothing.
+#[test]
+fn a_stream_that_was_cut_before_its_first_position_begins_where_its_url_says() {
+    for (begins, expected) in [("", &["3"][..]), ("&history=5", &["1", "2", "3"][..]), ("&since=start", &["1", "2", "3"][..])] {
+        let mut world = World::of(2, |_| {});
+        let (here, elsewhere) = (world.channel_at(0), world.channel_at(1));
+        let url = format!("/channels?channel={here}&channel={elsewhere}{begins}");
+        world.hold_mail(1);
+        let events = world.events(&url, "");
+        world.publish(&here, "1");
+        let before = world.read(events);
+        assert!(before.contains("\"data\":\"1\"") && !before.contains("id: "), "{begins}: {before}");
+        world.reset(events);
+        world.publish(&here, "2");
+        world.deliver_mail();
+
+        let again = world.events(&url, "");
+        world.publish(&here, "3");
+        let told = world.read(again);
+        let data: Vec<_> = told.split("\"data\":\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert_eq!(data, expected, "{begins}: {told}");
+        assert!(!told.contains("event: gap") && told.contains("id: "), "{begins}: {told}");
+    }
+}
+
 /// The frames of the sends that follow from a publication.
 fn sends(world: &mut World, channel: &str, body: &str) -> Vec<(ConnId, Vec<Blob>)> {
     let publisher = world.connect();
