@@ -71,7 +71,7 @@ pub static TABLES: [Table; 10] = [
     Table { name: "log", keys: &LOG },
 ];
 
-static SERVER: [Key<Config>; 6] = [
+static SERVER: [Key<Config>; 9] = [
     Key {
         name: "mode",
         doc: "\"production\" denies what is not allowed; \"development\" allows all, and needs no config file.",
@@ -106,6 +106,24 @@ static SERVER: [Key<Config>; 6] = [
         name: "drain_timeout",
         doc: "How long connections are given to leave after SIGTERM.",
         field: |config| Field::Duration(&mut config.shard.server.drain_timeout, ZERO..=HOUR),
+        live: true,
+    },
+    Key {
+        name: "handshakes_per_second_max",
+        doc: "Subscribers that may come in per second and worker; others are told when to come back. 0: what half of its time is good for.",
+        field: |config| Field::Count32(&mut config.shard.server.handshakes_per_second_max, 0..=1_000_000),
+        live: true,
+    },
+    Key {
+        name: "handshakes_in_flight_max",
+        doc: "Of them, per worker, those whose channels have not all answered. 0: a second's worth.",
+        field: |config| Field::Count32(&mut config.shard.server.handshakes_in_flight_max, 0..=100_000_000),
+        live: true,
+    },
+    Key {
+        name: "reconnect_spread_max",
+        doc: "Longest time over which clients that are turned away or told to go come back, beyond `retry` in [stream].",
+        field: |config| Field::Duration(&mut config.shard.server.reconnect_spread_max, ZERO..=HOUR),
         live: true,
     },
 ];

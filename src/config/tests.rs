@@ -195,6 +195,9 @@ fn every_option_has_a_key() {
         api_key: _,
         echo: _,
         drain_timeout: _,
+        handshakes_per_second_max: _,
+        handshakes_in_flight_max: _,
+        reconnect_spread_max: _,
     } = server;
     let http::Options {
         head_bytes_max: _,

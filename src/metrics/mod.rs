@@ -361,6 +361,10 @@ pub struct WorkerFacts {
     pub worker: u16,
     /// Deadlines set now, at most one for a connection.
     pub timers: u64,
+    /// Begun and not answered by all of their homes.
+    pub handshakes_in_flight: u64,
+    /// So many a second the worker is estimated to manage beside everything else.
+    pub handshake_capacity: u64,
     /// From the storing of a run's oldest publication at its home to the submission that carried the run's last send.
     pub publish_to_last_write: Durations,
     /// What the shard had to ask for.

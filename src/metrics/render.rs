@@ -110,6 +110,8 @@ impl Snapshot {
         self.by_worker(text, "buffer_ring_free", "gauge", |facts| facts.shell.buffers_free);
         self.by_worker(text, "parked_connections", "gauge", |facts| facts.shell.parked);
         self.by_worker(text, "timers", "gauge", |facts| facts.timers);
+        self.by_worker(text, "handshakes_in_flight", "gauge", |facts| facts.handshakes_in_flight);
+        self.by_worker(text, "handshake_capacity", "gauge", |facts| facts.handshake_capacity);
     }
 
     fn by_worker(&self, text: &mut Text, name: &str, kind: &str, value: impl Fn(&WorkerFacts) -> u64) {
@@ -230,12 +232,14 @@ mod tests {
     use super::*;
 
     /// Every family that users are promised, with its labels.
-    const FAMILIES: [(&str, &str); 49] = [
+    const FAMILIES: [(&str, &str); 51] = [
         ("connections", "transport,protocol"),
         ("connections_accepted_total", ""),
         ("connections_refused_total", "reason"),
         ("disconnects_total", "transport,code"),
         ("handshake_duration_seconds", ""),
+        ("handshakes_in_flight", "worker"),
+        ("handshake_capacity", "worker"),
         ("pong_timeouts_total", ""),
         ("subscriptions", "namespace"),
         ("channels", ""),

@@ -160,6 +160,7 @@ impl Worker {
         self.sockets.ring.publish_buffers();
         self.sockets.follow_up();
         self.sockets.feed_starved();
+        self.tell_work(now);
         self.note_turn(now);
         Ok(())
     }
@@ -308,6 +309,15 @@ impl Worker {
                 }
             }
             State::Serving | State::Draining(_) | State::Finishing | State::Drained | State::Stopped => {}
+        }
+    }
+
+    /// Processor time instead of the loop's: what a busy machine takes away from this thread is not what its work costs.
+    fn tell_work(&mut self, now: Now) {
+        if self.shard.wants_work_measured() {
+            let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            let thread_time = Duration::try_from(used).unwrap_or_default();
+            self.shard.handle(Input::Worked { thread_time }, now);
         }
     }
 

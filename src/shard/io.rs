@@ -8,6 +8,7 @@
 //! - `Bytes` are valid during the call only and may be changed in place (WebSocket unmasking).
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::base::{ConnId, Frames, ShardId};
 use crate::hub::Message;
@@ -77,6 +78,12 @@ pub enum Input<'a> {
     },
     /// What the shell counts: answer to [`Output::AskFacts`].
     Facts(Box<LoopFacts>),
+    /// What the worker's thread has worked: wanted where [`wants_work_measured`](super::Shard::wants_work_measured) says so at the
+    /// end of a turn.
+    Worked {
+        /// Processor time since its start.
+        thread_time: Duration,
+    },
     /// A message from another worker (or from this one's own loop).
     Message {
         /// By whose FIFO it came: answers go back there.

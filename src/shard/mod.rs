@@ -4,6 +4,7 @@
 //! [`Shard::fan_out`], [`Shard::handle_timeout`], [`Shard::flush`], then [`Shard::poll_output`] and [`Shard::poll_message`] until
 //! both are empty.
 
+mod admission;
 mod audience;
 mod body;
 mod connections;
@@ -47,6 +48,7 @@ use crate::hub::{Home, Local, Message, TooManyChannels};
 use crate::metrics::{Counters, Durations, Labelled};
 use crate::protocol::codes::Disconnect;
 use crate::ws::{Deflater, Opcode, Scratch};
+use admission::Admission;
 use audience::Audiences;
 use connections::{Connections, Queued};
 use outbox::Outbox;
@@ -81,6 +83,9 @@ pub struct Shard {
     /// Connections that became writable: their counterparts are read again when all that waited has been taken.
     resuming: Vec<ConnId>,
     draining: Option<operate::Drain>,
+    admission: Admission,
+    /// Inputs taken in since the start.
+    inputs: u64,
     deflater: Deflater,
     scratch: Scratch,
     /// The ping frame every WebSocket gets.
@@ -129,6 +134,8 @@ impl Shard {
             upstreams: upstreams::Upstreams::new(&options.proxy),
             resuming: Vec::new(),
             draining: None,
+            admission: Admission::default(),
+            inputs: 0,
             deflater: Deflater::default(),
             scratch: Scratch::default(),
             ping: crate::ws::encode::frame(Opcode::Ping, b"").into(),
@@ -152,6 +159,7 @@ impl Shard {
     /// Takes one fact in.
     pub fn handle(&mut self, input: Input<'_>, now: Now) {
         self.now = now;
+        self.inputs += 1;
         match input {
             Input::Accepted { conn, listener, peer } => self.accepted(conn, listener, peer, now),
             Input::Bytes { conn, bytes } => self.bytes(conn, bytes, now),
@@ -165,6 +173,7 @@ impl Shard {
             Input::Connected { conn, token } => self.upstream_connected(conn, token, now),
             Input::ConnectFailed { token, cause } => self.upstream_failed(token, cause, now),
             Input::Facts(facts) => self.answer_scrapes(&facts),
+            Input::Worked { thread_time } => self.worked(thread_time),
             Input::Message { from, message } => self.message(from, message, now),
         }
         self.continue_held(now);

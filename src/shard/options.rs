@@ -55,6 +55,12 @@ pub struct ServerOptions {
     pub echo: bool,
     /// How long connections are given to leave.
     pub drain_timeout: Duration,
+    /// Handshakes of subscribers per second. 0: what the worker is measured to manage.
+    pub handshakes_per_second_max: u32,
+    /// Handshakes whose homes have not all answered. 0: a second's worth.
+    pub handshakes_in_flight_max: u32,
+    /// Over how long those who are turned away or told to go come back, beyond the reconnect delay.
+    pub reconnect_spread_max: Duration,
 }
 
 impl Default for ServerOptions {
@@ -67,6 +73,9 @@ impl Default for ServerOptions {
             loopback: true,
             echo: false,
             drain_timeout: Duration::from_secs(30),
+            handshakes_per_second_max: 0,
+            handshakes_in_flight_max: 0,
+            reconnect_spread_max: Duration::from_secs(120),
         }
     }
 }

@@ -33,6 +33,9 @@ impl Shard {
             (answer.page, answer.head) = (Vec::new(), false);
         }
         self.local.answered(subscription, &answer);
+        if first {
+            self.note_answer(conn);
+        }
         self.count_outcome(audience, first.then_some(resumes), &answer);
         match self.connections.get(conn).map(|cell| &cell.stage) {
             Some(Stage::Poll(poll)) => {

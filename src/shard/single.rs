@@ -115,7 +115,7 @@ impl Shard {
             Some(Stage::WebSocket(_)) => self.close_websocket(conn, disconnect, now),
             Some(Stage::Stream(stream)) => {
                 let audience = self.audiences.get(stream.audience).clone();
-                let retry = self.retry();
+                let retry = self.comes_back_in(disconnect);
                 let bytes = self.encoder().end(&audience, disconnect, retry);
                 self.disconnected(conn, disconnect.item_number());
                 self.say(conn, bytes);

@@ -74,6 +74,12 @@ impl Shard {
         let format = request.as_ref().map_or(Format::Json, |request| request.format);
         let door = if format == Format::Raw { Door::PlainRaw } else { Door::PlainJson };
         let Some(deflate) = self.become_websocket(conn, head, door, &facts, now) else { return };
+        // What is wrong with a request for good is said at once, also in a crowd.
+        if request.is_ok()
+            && let Some(disconnect) = self.turns_away(conn)
+        {
+            return self.close_websocket(conn, disconnect, now);
+        }
         match request {
             Err(refusal) => {
                 self.metrics.connections_refused.one(refusal.label());
@@ -146,19 +152,18 @@ impl Shard {
         let audience = Audience { transport, format: request.format, several };
         self.count_request(&facts, 200);
         self.note_handshake(conn, now);
+        if let Some(disconnect) = self.turns_away(conn) {
+            let retry = self.comes_back_in(disconnect);
+            bytes.extend_from_slice(&self.encoder().end(&audience, disconnect, retry));
+            self.say(conn, bytes);
+            return self.end(conn, now);
+        }
         if kind == StreamKind::EventStream {
             let mut opening = Vec::new();
             event_stream::retry(&mut opening, self.retry());
             bytes.extend_from_slice(&stream::content(opening, facts.http11));
         }
         self.say(conn, bytes);
-        if self.draining.is_some() {
-            self.metrics.connections_refused.one("draining");
-            let retry = self.retry();
-            let bytes = self.encoder().end(&audience, Disconnect::Shutdown, retry);
-            self.say(conn, bytes);
-            return self.end(conn, now);
-        }
         let (kind, audience) = (audience.kind(), self.audiences.intern(audience));
         self.set_stage(conn, Stage::Stream(Stream { kind, audience, moved: false }));
         self.timers.set(conn.slot, now.monotonic + self.options.transport.keep_alive_interval);
@@ -166,6 +171,13 @@ impl Shard {
     }
 
     fn open_poll(&mut self, conn: ConnId, request: &SubscribeRequest, wait: Duration, facts: Facts, now: Now) {
+        // Who polls on is no newcomer, and in a drain polls are answered to the last.
+        let comes_in = self.draining.is_none() && self.connections.get(conn).is_some_and(|cell| cell.opened_us > 0);
+        if comes_in && self.turns_away(conn).is_some() {
+            let problem = Problem::unavailable("too many subscribers are coming at once", self.retry_after());
+            // On a kept connection it would pass by the limit when it comes back.
+            return self.refuse(conn, &Facts { keep_alive: false, ..facts }, &problem, now);
+        }
         let several = request.channels.len() > 1;
         let audience = self.audiences.intern(Audience { transport: Shape::Poll, format: Format::Json, several });
         let look = facts.head_only;
@@ -232,6 +244,7 @@ impl Shard {
     /// Forgets all subscriptions of a connection.
     pub(super) fn leave_all(&mut self, conn: ConnId) {
         let Some(cell) = self.connections.get_mut(conn) else { return };
+        self.admission.over(conn.slot);
         let mut index = std::mem::replace(&mut cell.subscriptions, NO_SUBSCRIPTION);
         while index != NO_SUBSCRIPTION {
             let Some((key, subscription)) = self.local.subscription_at(index) else { break };
@@ -251,12 +264,8 @@ impl Shard {
         }
         self.leave_all(conn);
         let Some(Stage::Poll(poll)) = self.take_stage(conn) else { return };
-        self.refuse(
-            conn,
-            &poll.facts,
-            &Problem::unavailable("too many channels are in use: see entries_max in [channels]", 1),
-            now,
-        );
+        let problem = Problem::unavailable("too many channels are in use: see entries_max in [channels]", self.retry_after());
+        self.refuse(conn, &poll.facts, &problem, now);
     }
 
     pub(super) fn tell_home_left(&mut self, channel: ChannelName) {

@@ -224,9 +224,22 @@ impl Shard {
         Ok(Draft { event: body.event, key: body.key, ..Draft::new(channel, body.payload) })
     }
 
-    /// Sends a close frame and waits for the peer's (RFC 6455 section 7.1.2).
+    /// Sends a close frame and waits for the peer's (RFC 6455 section 7.1.2). Where many are closed at once it says when to come back.
     pub(super) fn close_websocket(&mut self, conn: ConnId, disconnect: Disconnect, now: Now) {
-        self.close_websocket_saying(conn, disconnect, disconnect.reason(), now);
+        let said = match self.connections.get(conn).map(|cell| &cell.stage) {
+            Some(Stage::WebSocket(socket)) => socket.close_sent,
+            _ => true,
+        };
+        if said {
+            return;
+        }
+        match disconnect {
+            Disconnect::Shutdown | Disconnect::Overload => {
+                let reason = format!("{}, retry in {} ms", disconnect.reason(), self.comes_back_in(disconnect));
+                self.close_websocket_saying(conn, disconnect, &reason, now);
+            }
+            _ => self.close_websocket_saying(conn, disconnect, disconnect.reason(), now),
+        }
     }
 
     /// The same with a reason of its own.

@@ -1,5 +1,6 @@
 //! Shards driven by hand: what goes in over their sockets and mailboxes, and what comes of it. `harness` has the hands.
 
+mod admission;
 mod deadlines;
 mod doors;
 mod draining;

@@ -22,6 +22,12 @@ impl Answer {
             .lines()
             .find_map(|line| line.split_once(": ").filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value))
     }
+
+    /// When the request may be made again.
+    #[track_caller]
+    pub fn retry_after_s(&self) -> u64 {
+        self.header("Retry-After").and_then(|seconds| seconds.parse().ok()).expect("a delay")
+    }
 }
 
 /// A request without a body.

@@ -77,6 +77,14 @@ impl World {
         self.texts(conn).iter().map(|text| serde_json::from_str(text).expect("JSON")).collect()
     }
 
+    /// The code of the close frame that has come, and in how many milliseconds its reason says to come back.
+    #[track_caller]
+    pub fn close_and_retry(&mut self, conn: ConnId) -> (u16, u64) {
+        let (code, reason) = self.close_frame(conn);
+        let delay = reason.split_once(", retry in ").and_then(|(_, rest)| rest.strip_suffix(" ms")?.parse().ok());
+        (code, delay.unwrap_or_else(|| panic!("no delay: {reason:?}")))
+    }
+
     /// The close frame that has come, and nothing else of interest before it.
     #[track_caller]
     pub fn close_frame(&mut self, conn: ConnId) -> (u16, String) {
