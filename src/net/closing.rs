@@ -13,8 +13,10 @@
 use std::time::Duration;
 
 use super::cells::{Flags, Stage};
+use super::receiving::receive_kind;
 use super::sockets::Sockets;
 use crate::base::{ConnId, Now};
+use crate::ring::Kind;
 use crate::shard::CloseHow;
 
 /// Input discarded from a closed connection at most, in bytes and time.
@@ -76,9 +78,12 @@ impl Sockets {
         cell.stage = Stage::Closing;
         self.discarded.remove(&conn.slot);
         let Some(cell) = self.cells.of(conn) else { return };
-        if cell.flags.has(Flags::RECEIVING | Flags::POLLING | Flags::BLOCKED) {
+        let armed = [(Flags::RECEIVING, receive_kind(cell)), (Flags::POLLING, Kind::PollIn), (Flags::BLOCKED, Kind::PollOut)];
+        let flags = cell.flags;
+        // Each by its name: to find all of a descriptor's the kernel would look at every poll that is armed on the ring.
+        for (_, kind) in armed.into_iter().filter(|&(flag, _)| flags.has(flag)) {
             self.begin(conn, Flags::default());
-            self.ring.cancel_all(conn);
+            self.ring.cancel(conn, kind);
         }
         self.deadlines.close(now.monotonic, CLOSE_TIMEOUT, conn);
         self.close_if_done(conn);

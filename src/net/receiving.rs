@@ -341,6 +341,6 @@ impl Sockets {
 }
 
 /// How a connection receives while it is busy.
-const fn receive_kind(cell: &Cell) -> Kind {
+pub(super) const fn receive_kind(cell: &Cell) -> Kind {
     if cell.flags.has(Flags::UPSTREAM) { Kind::ReceiveBulk } else { Kind::Receive }
 }

@@ -216,7 +216,7 @@ fn bytes_go_both_ways_and_the_peer_is_known() {
     let mut reply = [0; 5];
     client.read_exact(&mut reply).expect("the reply");
     assert_eq!(&reply, b"world");
-    bench.ring.cancel_all(server);
+    bench.ring.cancel(server, Kind::Receive);
     bench.until("end of receive", |_, seen| (seen.token.kind == Kind::Receive && !seen.more).then_some(()));
     bench.ring.close(server);
     bench.until("close", |_, seen| (seen.token.kind == Kind::Close).then_some(()));
@@ -308,7 +308,7 @@ fn pitfall_03_close_with_receive_and_poll_armed() {
             bench.ring.receive_multishot(server);
         }
         bench.ring.enter(Wait::No).expect("enter");
-        bench.ring.cancel_all(server);
+        bench.ring.cancel(server, if parked { Kind::PollIn } else { Kind::Receive });
         let mut left = 2;
         bench.until("two ends", |_, seen| {
             left -= i32::from(!seen.more);
