@@ -7,7 +7,7 @@ use std::process::Command;
 use tungstenite::{Message, WebSocket};
 
 use crate::skip;
-use crate::support::{KEY, Server};
+use crate::support::{KEY, Server, wait_for};
 
 fn subscribe(server: &Server, count: usize) -> Vec<WebSocket<TcpStream>> {
     (0..count)
@@ -57,6 +57,20 @@ fn nineteen_thousand_subscribers_get_everything_once() {
     let (line, succeeded) = bench(&server, &load);
     assert!(succeeded, "{line}");
     assert_eq!((&line["deliveries"], &line["lost"], &line["repeated"]), (&(19_000 * 5).into(), &0.into(), &0.into()), "{line}");
+}
+
+#[test]
+fn a_crowd_of_several_processes_gets_what_is_published() {
+    if skip::without("uring") {
+        return;
+    }
+    let server = Server::start(&[]);
+    let load = ["crowd", "--connections", "2500", "--per-process", "1000", "--hold", "0", "--broadcasts", "2"];
+    let (line, succeeded) = bench(&server, &load);
+    assert!(succeeded, "{line}");
+    assert_eq!((&line["processes"], &line["deliveries"], &line["lost"]), (&3.into(), &5000.into(), &0.into()), "{line}");
+    // All of them leave at once; the server must soon be as if nobody had been there.
+    wait_for("everybody to be gone", || (server.metric_sum("ringmain_connections{") <= 1.0).then_some(()));
 }
 
 /// Puts a load on the server; what it found, and whether it exited with success.

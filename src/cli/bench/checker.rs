@@ -155,6 +155,8 @@ pub struct Checker {
     pub first_corruption: Option<Corruption>,
     /// When the last delivery came.
     pub delivered_at: u64,
+    /// Pings of the server, each of which was answered.
+    pub pings: u64,
     latency: Histogram<u64>,
 }
 
@@ -196,6 +198,7 @@ impl Checker {
             aside: Aside::default(),
             first_corruption: None,
             delivered_at: 0,
+            pings: 0,
             latency: new_histogram(),
         }
     }

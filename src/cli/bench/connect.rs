@@ -8,9 +8,9 @@ use super::fleet::Fleet;
 use super::pace::{Loop, Pace, Pacing, Phase, Words};
 use super::payload::PAYLOAD_BYTES_MIN;
 use super::report::Report;
-use super::session::{Doing, Transport};
+use super::session::Transport;
 use super::verdict::Verdict;
-use super::{Common, Outcome, channel_path};
+use super::{Common, Outcome};
 
 const WORDS: Words = Words { counted: "subscribed", per_second: "subscribed_per_second" };
 
@@ -31,7 +31,7 @@ pub struct ConnectArgs {
 }
 
 pub fn run(args: &ConnectArgs) -> Result<Outcome, BenchError> {
-    let request = args.common.request(channel_path(&args.channel), Doing::Subscribe(Transport::Ws));
+    let request = args.common.subscribe(&args.channel, Transport::Ws);
     let checker = Checker::new(&args.channel, PAYLOAD_BYTES_MIN);
     let mut fleet = args.common.fleet(request, checker, args.hold + args.common.window)?;
     let phases = args.pacing.run(|pace| measure(&mut fleet, args, pace))?;

@@ -25,6 +25,9 @@ pub struct EchoArgs {
     pub(super) common: Common,
     #[command(flatten)]
     pacing: Pacing,
+    /// Messages that each connection of a closed loop has on their way at a time.
+    #[arg(long, default_value_t = 1)]
+    pipeline: usize,
     #[arg(long, default_value_t = 500)]
     connections: usize,
     /// Bytes of a message.
@@ -42,12 +45,13 @@ pub fn run(args: &EchoArgs) -> Result<Outcome, BenchError> {
     let request = args.common.request(args.path.clone(), Doing::Echo { payload_bytes: args.payload });
     let mut fleet = args.common.fleet(request, Checker::new("", args.payload), args.connections)?;
     fleet.open(args.connections, args.common.window)?;
-    run_closed(&mut fleet, WARM_UP_SECONDS)?;
+    run_closed(&mut fleet, args.pipeline, WARM_UP_SECONDS)?;
     drain(&mut fleet)?;
     let phases = args.pacing.run(|pace| measure(&mut fleet, args, pace))?;
 
     let mut report = Report::new("echo");
     report.add("connections", args.connections);
+    report.add("pipeline", args.pipeline);
     report.add("payload_bytes", args.payload);
     phases.write(&mut report, &WORDS);
     let mut verdict = Verdict::default();
@@ -62,7 +66,7 @@ fn measure(fleet: &mut Fleet, args: &EchoArgs, pace: Loop) -> Result<Phase, Benc
     fleet.echoes.round_trip.reset();
     let sample = args.common.server().sample(began)?;
     match pace {
-        Loop::Closed => run_closed(fleet, args.seconds)?,
+        Loop::Closed | Loop::Windowed(_) => run_closed(fleet, args.pipeline, args.seconds)?,
         Loop::Open(rate) => run_open(fleet, pace, (rate * args.seconds as f64) as u64)?,
     }
     let complete = drain(fleet)?;
@@ -78,10 +82,11 @@ fn measure(fleet: &mut Fleet, args: &EchoArgs, pace: Loop) -> Result<Phase, Benc
     })
 }
 
-fn run_closed(fleet: &mut Fleet, seconds: u64) -> Result<(), BenchError> {
+fn run_closed(fleet: &mut Fleet, pipeline: usize, seconds: u64) -> Result<(), BenchError> {
     let until = fleet.clock.now().saturating_add(seconds.saturating_mul(1_000_000_000));
     fleet.echoes.again = true;
-    for index in 0..fleet.ready() {
+    let connections = fleet.ready();
+    for index in (0..pipeline).flat_map(|_| 0..connections) {
         fleet.echo(index, fleet.clock.now())?;
     }
     while fleet.clock.now() < until && fleet.closed().0 == 0 {

@@ -25,6 +25,8 @@ pub enum BenchError {
     Process { pid: u32, error: io::Error },
     /// More connections than this process may have.
     Descriptors { needed: u64, limit: u64 },
+    /// A process of the load has ended by itself; it has said why.
+    Part,
     /// A flag's value that cannot be served.
     Flag { flag: &'static str, rule: &'static str },
 }
@@ -77,6 +79,7 @@ impl fmt::Display for BenchError {
             Self::Descriptors { needed, limit } => {
                 write!(f, "{needed} connections need more descriptors than the limit of {limit}: raise it with `ulimit -n`")
             }
+            Self::Part => write!(f, "a process of the load has ended: see what it said above"),
             Self::Flag { flag, rule } => write!(f, "{flag} {rule}"),
         }
     }

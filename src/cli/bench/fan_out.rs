@@ -6,14 +6,15 @@
 use clap::Args;
 
 use super::checker::Checker;
+use super::dialect;
 use super::error::BenchError;
 use super::fleet::Fleet;
 use super::pace::{Loop, Pace, Pacing, Phase, Phases, Words};
 use super::publisher::IN_FLIGHT_MAX;
 use super::report::Report;
-use super::session::{Doing, Transport};
+use super::session::Transport;
 use super::verdict::Verdict;
-use super::{Common, Outcome, channel_path, check_payload};
+use super::{Common, Outcome, check_payload};
 
 const WORDS: Words = Words { counted: "deliveries", per_second: "deliveries_per_second" };
 
@@ -36,6 +37,9 @@ pub struct FanOutArgs {
     payload: usize,
     #[arg(long, value_enum, default_value = "ws")]
     transport: Transport,
+    /// Publications that a closed loop has on their way at a time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=512))]
+    in_flight: u64,
     #[arg(long, default_value = "bench")]
     channel: String,
 }
@@ -70,6 +74,7 @@ struct Plan<'a> {
     warmup: u64,
     payload: usize,
     transport: Transport,
+    in_flight: u64,
     channel: &'a str,
 }
 
@@ -83,6 +88,7 @@ pub fn run(args: &FanOutArgs) -> Result<Outcome, BenchError> {
         warmup: args.warmup,
         payload: args.payload,
         transport: args.transport,
+        in_flight: args.in_flight,
         channel: &args.channel,
     })
 }
@@ -100,25 +106,30 @@ pub fn run_stream(args: &StreamArgs) -> Result<Outcome, BenchError> {
         warmup: args.rate.into(),
         payload: args.payload,
         transport: args.transport,
+        in_flight: 1,
         channel: &args.channel,
     })
 }
 
 fn run_plan(plan: &Plan<'_>) -> Result<Outcome, BenchError> {
     check_payload(plan.payload)?;
-    let request = plan.common.request(channel_path(plan.channel), Doing::Subscribe(plan.transport));
+    if let Some(rule) = dialect::unspoken(plan.common.dialect, plan.transport) {
+        return Err(BenchError::Flag { flag: "--transport", rule });
+    }
+    let request = plan.common.subscribe(plan.channel, plan.transport);
     let checker = Checker::new(plan.channel, plan.payload);
     let mut fleet = plan.common.fleet(request, checker, plan.subscribers)?;
     fleet.open(plan.subscribers, plan.common.window)?;
-    fleet.open_publisher(&plan.common.api_key(), plan.payload)?;
+    fleet.open_publisher(plan.channel, &plan.common.api_key(), plan.payload)?;
     let mut warm = false;
     let phases = plan.pacing.run(|pace| {
+        let pace = if pace == Loop::Closed && plan.in_flight > 1 { Loop::Windowed(plan.in_flight) } else { pace };
         if !std::mem::replace(&mut warm, true) {
             publish(&mut fleet, plan.subscribers, pace, plan.warmup)?;
         }
         let count = match (pace, plan.pacing.is_both()) {
             (Loop::Open(_), true) => (plan.publications / 2).max(1),
-            (Loop::Open(_) | Loop::Closed, _) => plan.publications,
+            (Loop::Open(_) | Loop::Closed | Loop::Windowed(_), _) => plan.publications,
         };
         measure(&mut fleet, plan.common, plan.subscribers, pace, count)
     })?;
@@ -177,6 +188,10 @@ pub fn publish(fleet: &mut Fleet, subscribers: usize, pace: Loop, count: u64) ->
 fn has_room(fleet: &Fleet, subscribers: usize, pace: Loop) -> bool {
     match pace {
         Loop::Closed => all_came(fleet, subscribers),
+        Loop::Windowed(window) => {
+            let due = (fleet.checker.published() + 1).saturating_sub(window) * subscribers as u64;
+            fleet.checker.tally.deliveries >= due && (fleet.in_flight() as u64) < window
+        }
         Loop::Open(_) => fleet.in_flight() < IN_FLIGHT_MAX,
     }
 }
@@ -200,6 +215,7 @@ fn outcome(fleet: &Fleet, plan: &Plan<'_>, phases: &Phases) -> Outcome {
     report.add("subscribers", plan.subscribers);
     report.add("publications", plan.publications);
     report.add("payload_bytes", plan.payload);
+    report.add("publications_in_flight", plan.in_flight);
     phases.write(&mut report, &WORDS);
     let mut verdict = Verdict::default();
     verdict.came(phases.counted(), "deliveries in the measured part");

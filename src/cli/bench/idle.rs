@@ -14,9 +14,9 @@ use super::pace::{Loop, Pace};
 use super::payload::PAYLOAD_BYTES_MIN;
 use super::report::Report;
 use super::server::{Memory, Spent};
-use super::session::{Doing, Transport};
+use super::session::Transport;
 use super::verdict::Verdict;
-use super::{Common, Outcome, channel_path};
+use super::{Common, Outcome};
 
 /// Wait after the churn: the server has closings to finish.
 const CHURN_SETTLE_SECONDS: u64 = 3;
@@ -54,7 +54,7 @@ pub fn run(args: &IdleArgs) -> Result<Outcome, BenchError> {
     if args.from >= args.to {
         return Err(BenchError::Flag { flag: "--from", rule: "must be below --to" });
     }
-    let mut request = args.common.request(channel_path(&args.channel), Doing::Subscribe(Transport::Ws));
+    let mut request = args.common.subscribe(&args.channel, Transport::Ws);
     request.own_paths = args.own_channels;
     let checker =
         if args.own_channels { Checker::for_own_channels(&args.channel) } else { Checker::new(&args.channel, PAYLOAD_BYTES_MIN) };
@@ -101,6 +101,10 @@ fn outcome(fleet: &Fleet, args: &IdleArgs, [fresh, churned, low, high]: [Memory;
     report.add("settle_seconds", args.settle);
     report.real("bytes_per_connection", slope(low.private, high.private));
     report.real("resident_bytes_per_connection", slope(low.resident, high.resident));
+    // The load's end of each connection is a socket of this host too.
+    let kernel = slope(low.slab, high.slab) / 2.0;
+    report.real("kernel_bytes_per_connection", kernel);
+    report.real("whole_bytes_per_connection", kernel + slope(low.private, high.private));
     // A slope can hide in heap that the churn or the pings left free; this cannot.
     report.real("all_in_bytes_per_connection", (high.private as f64 - fresh.private as f64) / args.to as f64);
     for (name, bytes) in [

@@ -1,7 +1,7 @@
 //! `ringmain bench`: loads for a running server, which check every byte that comes back.
 //!
 //! ```text
-//! fan_out, stall, echo, connect, idle ──► fleet ──► session ──► checker     (sockets / bytes / was it right, and when)
+//! fan_out, stall, echo, connect, idle, crowd ──► fleet ──► session ──► checker     (sockets / bytes / was it right, and when)
 //!        │            │                    └─────► publisher ────┘
 //!        │            └─► pace: when the next is due, open or closed
 //!        └─► verdict: does the run count      server: /proc of the server      report: the table and the JSON line
@@ -13,6 +13,8 @@
 
 mod checker;
 mod connect;
+mod crowd;
+mod dialect;
 mod echo;
 mod error;
 mod fan_out;
@@ -37,11 +39,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use dialect::Dialect;
 use error::BenchError;
 use fleet::{Bounds, Fleet};
 use report::Report;
 use server::Server;
-use session::{Doing, Request};
+use session::{Doing, Request, Transport};
 use verdict::Verdict;
 
 /// Measures a running server.
@@ -63,6 +66,11 @@ enum Load {
     Idle(idle::IdleArgs),
     /// Connect, upgrade, subscribe, close: how many a second.
     Connect(connect::ConnectArgs),
+    /// A million subscribed WebSockets, held by many processes: how fast they come, what they cost, and one broadcast to all.
+    Crowd(crowd::CrowdArgs),
+    /// One process's part of a crowd.
+    #[command(hide = true)]
+    CrowdPart(crowd::PartArgs),
     /// Some subscribers stop reading: what one of them costs, and whether the others notice.
     Stall(stall::StallArgs),
 }
@@ -85,6 +93,9 @@ struct Common {
     /// The core to pin the load to.
     #[arg(long)]
     cpu: Option<u32>,
+    /// Whose doors the server has.
+    #[arg(long, value_enum, default_value = "ringmain")]
+    dialect: Dialect,
     /// Connections being opened at a time.
     #[arg(long, default_value_t = 128)]
     window: usize,
@@ -137,6 +148,8 @@ impl Load {
             Self::Stream(args) => fan_out::run_stream(args),
             Self::Idle(args) => idle::run(args),
             Self::Connect(args) => connect::run(args),
+            Self::Crowd(args) => crowd::run(args),
+            Self::CrowdPart(args) => crowd::run_part(args),
             Self::Stall(args) => stall::run(args),
         }
     }
@@ -148,6 +161,8 @@ impl Load {
             Self::Stream(_) => "stream",
             Self::Idle(_) => "idle",
             Self::Connect(_) => "connect",
+            Self::Crowd(_) => "crowd",
+            Self::CrowdPart(_) => "crowd-part",
             Self::Stall(_) => "stall",
         }
     }
@@ -159,6 +174,8 @@ impl Load {
             Self::Stream(args) => &args.common,
             Self::Idle(args) => &args.common,
             Self::Connect(args) => &args.common,
+            Self::Crowd(args) => &args.common,
+            Self::CrowdPart(args) => &args.common,
             Self::Stall(args) => &args.common,
         }
     }
@@ -180,8 +197,21 @@ impl Common {
         self.api_key.clone().or_else(|| std::env::var("RINGMAIN_API__KEY").ok()).unwrap_or_default()
     }
 
+    /// What connections to `path` say.
     fn request(&self, path: String, doing: Doing) -> Request {
-        Request { path, own_paths: false, host: self.addr.to_string(), authorization: self.api_key.clone(), doing }
+        Request {
+            path,
+            own_paths: false,
+            host: self.addr.to_string(),
+            authorization: self.api_key.clone(),
+            doing,
+            dialect: self.dialect,
+        }
+    }
+
+    /// What subscribers of `channel` say.
+    fn subscribe(&self, channel: &str, transport: Transport) -> Request {
+        self.request(self.dialect.subscribe_path(channel), Doing::Subscribe(transport))
     }
 
     /// Pins the load and makes its fleet, for at most `connections` at a time.
@@ -203,9 +233,4 @@ fn check_payload(bytes: usize) -> Result<(), BenchError> {
         return Ok(());
     }
     Err(BenchError::Flag { flag: "--payload", rule: "must be from 34 to 98304 bytes" })
-}
-
-/// A channel's path. Names are used as they are in JSON and, escaped, in a path.
-fn channel_path(channel: &str) -> String {
-    format!("/channels/{}", percent_encoding::utf8_percent_encode(channel, percent_encoding::NON_ALPHANUMERIC))
 }

@@ -32,6 +32,8 @@ pub struct Pacing {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Loop {
     Closed,
+    /// Closed too, with so many on their way at a time.
+    Windowed(u64),
     /// So many a second.
     Open(f64),
 }
@@ -39,7 +41,7 @@ pub enum Loop {
 impl Loop {
     const fn name(self) -> &'static str {
         match self {
-            Self::Closed => "closed",
+            Self::Closed | Self::Windowed(_) => "closed",
             Self::Open(_) => "open",
         }
     }
@@ -171,13 +173,13 @@ impl Pace {
     pub fn sleep_until(&self, room: bool) -> u64 {
         match self.pace {
             Loop::Open(_) if room && !self.is_done() => self.due(0),
-            Loop::Open(_) | Loop::Closed => u64::MAX,
+            Loop::Open(_) | Loop::Closed | Loop::Windowed(_) => u64::MAX,
         }
     }
 
     fn due(&self, now: u64) -> u64 {
         match self.pace {
-            Loop::Closed => now,
+            Loop::Closed | Loop::Windowed(_) => now,
             Loop::Open(rate) => self.began.saturating_add((self.next as f64 * 1e9 / rate) as u64),
         }
     }

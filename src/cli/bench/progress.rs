@@ -15,15 +15,17 @@ pub struct Progress {
     spoke_at: u64,
     /// A line stands on the terminal.
     stands: bool,
+    /// Somebody else says how far it is.
+    pub quiet: bool,
 }
 
 impl Progress {
     pub fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), spoke_at: 0, stands: false }
+        Self { terminal: std::io::stderr().is_terminal(), spoke_at: 0, stands: false, quiet: false }
     }
 
     pub fn is_due(&self, now: u64) -> bool {
-        now.saturating_sub(self.spoke_at) >= if self.terminal { TERMINAL_INTERVAL } else { LOG_INTERVAL }
+        !self.quiet && now.saturating_sub(self.spoke_at) >= if self.terminal { TERMINAL_INTERVAL } else { LOG_INTERVAL }
     }
 
     pub fn say(&mut self, now: u64, line: &str) {
@@ -95,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_log_gets_a_line_each_ten_seconds() {
-        let mut progress = Progress { terminal: false, spoke_at: 0, stands: false };
+        let mut progress = Progress { terminal: false, ..Progress::new() };
         assert!(!progress.is_due(9 * SECOND) && progress.is_due(10 * SECOND));
         progress.say(10 * SECOND, "a test of the bench");
         assert!(!progress.is_due(19 * SECOND) && progress.is_due(20 * SECOND));

@@ -7,11 +7,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use serde::Deserialize;
 
 use super::checker::Checker;
+use super::dialect::Dialect;
 use super::error::{BenchError, PublishFault};
-use super::payload;
 use super::wire;
 
 /// Publications without a reply. Beyond it an open loop waits (and its latencies, counted from the intended times, tell).
@@ -20,8 +19,11 @@ const RECEIVE_BYTES: usize = 64 * 1024;
 
 pub struct Publisher {
     socket: OwnedFd,
-    /// The request up to its body: every payload of a run has the same length.
+    dialect: Dialect,
+    channel: String,
+    /// The request up to the number of bytes that its body has.
     head: Vec<u8>,
+    body: Vec<u8>,
     payload_bytes: usize,
     outbox: Vec<u8>,
     sent: usize,
@@ -29,22 +31,20 @@ pub struct Publisher {
     in_flight: VecDeque<u64>,
 }
 
-#[derive(Deserialize)]
-struct Reply<'a> {
-    channel: &'a str,
-    position: &'a str,
-}
-
 impl Publisher {
-    /// Publishes to `path` over a connected socket.
-    pub fn new(socket: OwnedFd, path: &str, host: &str, api_key: &str, payload_bytes: usize) -> Self {
+    /// Publishes to `channel` over a connected socket.
+    pub fn new(socket: OwnedFd, dialect: Dialect, channel: &str, host: &str, api_key: &str, payload_bytes: usize) -> Self {
+        let path = dialect.publish_path(channel);
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: apikey {api_key}\r\n\
-             Content-Type: application/json\r\nContent-Length: {payload_bytes}\r\n\r\n"
+             Content-Type: application/json\r\nContent-Length: "
         );
         Self {
             socket,
+            dialect,
+            channel: channel.to_owned(),
             head: head.into_bytes(),
+            body: Vec::new(),
             payload_bytes,
             outbox: Vec::new(),
             sent: 0,
@@ -64,8 +64,12 @@ impl Publisher {
     /// Queues the next publication, meant for `intended`.
     pub fn publish(&mut self, checker: &mut Checker, intended: u64) {
         let number = checker.intend(intended);
+        self.body.clear();
+        self.dialect.write_body(&mut self.body, &self.channel, number, self.payload_bytes);
         self.outbox.extend_from_slice(&self.head);
-        payload::write(&mut self.outbox, number, self.payload_bytes);
+        self.outbox.extend_from_slice(self.body.len().to_string().as_bytes());
+        self.outbox.extend_from_slice(b"\r\n\r\n");
+        self.outbox.extend_from_slice(&self.body);
         self.in_flight.push_back(number);
     }
 
@@ -102,11 +106,7 @@ impl Publisher {
         while let Some((head, body)) = wire::response(&self.carry[used..]).map_err(PublishFault::Wire)? {
             let reply = &self.carry[used + body.start..used + body.end];
             let number = self.in_flight.pop_front().ok_or(PublishFault::Unasked)?;
-            if head.status != 200 {
-                return Err(PublishFault::Refused { status: head.status, detail: String::from_utf8_lossy(reply).into_owned() });
-            }
-            let reply: Reply<'_> = serde_json::from_slice(reply).map_err(|_| PublishFault::Body)?;
-            checker.answer(number, reply.channel, reply.position);
+            self.dialect.replied(checker, number, head.status, reply)?;
             used += body.end;
         }
         self.carry.drain(..used);
@@ -127,7 +127,7 @@ mod tests {
     /// Publishes twice, answers with `replies`; returns what is still unanswered and how many answers were wrong.
     fn run(replies: &str) -> Result<(usize, u64), BenchError> {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-        let mut publisher = Publisher::new(ours.into(), "/channels/news", "h", "k", 40);
+        let mut publisher = Publisher::new(ours.into(), Dialect::Ringmain, "news", "h", "k", 40);
         let mut checker = Checker::new("news", 40);
         (0..2).for_each(|_| publisher.publish(&mut checker, 5));
         assert!(publisher.flush().expect("a live socket"));

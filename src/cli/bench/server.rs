@@ -102,6 +102,8 @@ pub struct Memory {
     pub resident: u64,
     /// Pages that are this process's alone and written to: its own memory, without the files that it has mapped.
     pub private: u64,
+    /// The kernel's small objects (sockets, polls, receives among them), of the whole host.
+    pub slab: u64,
 }
 
 /// `smaps_rollup` walks the page tables and so is exact; `status` keeps per-CPU remainders back (its RssAnon is the nearest
@@ -109,10 +111,17 @@ pub struct Memory {
 fn memory(pid: u32) -> io::Result<Memory> {
     let path = PathBuf::from(format!("/proc/{pid}"));
     match fs::read_to_string(path.join("smaps_rollup")) {
-        Ok(text) => Ok(Memory { resident: kib(&text, "Rss:"), private: kib(&text, "Private_Dirty:") }),
-        Err(_) => fs::read_to_string(path.join("status"))
-            .map(|text| Memory { resident: kib(&text, "VmRSS:"), private: kib(&text, "RssAnon:") }),
+        Ok(text) => Ok(Memory { resident: kib(&text, "Rss:"), private: kib(&text, "Private_Dirty:"), slab: slab() }),
+        Err(_) => fs::read_to_string(path.join("status")).map(|text| Memory {
+            resident: kib(&text, "VmRSS:"),
+            private: kib(&text, "RssAnon:"),
+            slab: slab(),
+        }),
     }
+}
+
+fn slab() -> u64 {
+    fs::read_to_string("/proc/meminfo").map_or(0, |text| kib(&text, "Slab:"))
 }
 
 /// What the kernel holds to be sent (and not yet acknowledged) on the server's sockets to `peers`: SIOCOUTQ, seen from

@@ -8,12 +8,10 @@
 
 use std::collections::VecDeque;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
 use hdrhistogram::Histogram;
 
 use super::checker::{Checker, Ledger};
+use super::dialect::{self, Dialect, PollBody};
 use super::payload;
 use super::wire::{self, Chunks, Opcode, WireError};
 
@@ -79,6 +77,7 @@ pub struct Request {
     pub host: String,
     pub authorization: Option<String>,
     pub doing: Doing,
+    pub dialect: Dialect,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,10 +92,12 @@ impl Request {
         let own = if self.own_paths { index.to_string() } else { String::new() };
         match self.doing {
             Doing::Subscribe(Transport::Sse) => {
-                self.write_get(out, "?via=sse&format=json", "Accept: text/event-stream\r\n");
+                self.write_get(out, self.query("?via=sse&format=json"), "Accept: text/event-stream\r\n");
             }
-            Doing::Subscribe(Transport::Ndjson) => self.write_get(out, "?via=stream", "Accept: application/x-ndjson\r\n"),
-            Doing::Subscribe(Transport::Poll) => self.write_get(out, "?via=poll", ""),
+            Doing::Subscribe(Transport::Ndjson) => {
+                self.write_get(out, self.query("?via=stream"), "Accept: application/x-ndjson\r\n");
+            }
+            Doing::Subscribe(Transport::Poll) => self.write_get(out, self.query("?via=poll"), ""),
             Doing::Subscribe(Transport::Ws) | Doing::Echo { .. } => {
                 out.extend_from_slice(
                     format!(
@@ -117,7 +118,11 @@ impl Request {
         self.write_get(out, &format!("?via=poll&wait={POLL_WAIT_SECONDS}&since={since}"), "");
     }
 
-    fn write_get(&self, out: &mut Vec<u8>, query: &str, header: &str) {
+    fn query<'a>(&self, query: &'a str) -> &'a str {
+        if self.dialect == Dialect::Ringmain { query } else { "" }
+    }
+
+    pub(super) fn write_get(&self, out: &mut Vec<u8>, query: &str, header: &str) {
         let line = format!("GET {}{query} HTTP/1.1\r\nHost: {}\r\n", self.path, self.host);
         out.extend_from_slice(line.as_bytes());
         out.extend_from_slice(header.as_bytes());
@@ -175,7 +180,8 @@ struct Echo {
 
 struct Stream {
     kind: StreamKind,
-    chunks: Chunks,
+    /// `None`: the body is what comes until the end.
+    chunks: Option<Chunks>,
     /// The body that is not a whole event or line yet.
     text: Vec<u8>,
 }
@@ -187,8 +193,8 @@ enum StreamKind {
 }
 
 impl Stream {
-    fn new(kind: StreamKind) -> Box<Self> {
-        Box::new(Self { kind, chunks: Chunks::default(), text: Vec::new() })
+    fn new(kind: StreamKind, chunked: bool) -> Box<Self> {
+        Box::new(Self { kind, chunks: chunked.then(Chunks::default), text: Vec::new() })
     }
 }
 
@@ -201,13 +207,6 @@ pub struct Session {
     ready: bool,
 }
 
-#[derive(Deserialize)]
-struct PollBody<'a> {
-    #[serde(borrow)]
-    messages: Vec<&'a RawValue>,
-    position: &'a str,
-}
-
 impl Session {
     /// `index` makes this connection's echoes its own.
     pub fn new(index: usize) -> Self {
@@ -217,6 +216,23 @@ impl Session {
     /// Subscribed (its position is known), or upgraded where the load echoes.
     pub fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// Opens the connection, which is up: asks for what it is there for.
+    pub fn open(&mut self, index: usize, around: &mut Around<'_>) {
+        around.request.write(around.out, index);
+        // Where no first answer comes before the first publication, the place is known without it.
+        if around.request.doing == Doing::Subscribe(Transport::Poll) {
+            self.start_untold(around);
+        }
+    }
+
+    /// Begins where every subscriber begins, if the server does not tell.
+    fn start_untold(&mut self, around: &Around<'_>) {
+        if !around.request.dialect.tells_position() {
+            self.ledger.start(around.request.dialect.origin());
+            self.ready = true;
+        }
     }
 
     /// Reads the whole units in `bytes` and returns how many bytes they were.
@@ -237,7 +253,10 @@ impl Session {
             Stage::Head => self.head(bytes, around),
             Stage::WebSocket | Stage::Echo(_) => self.frame(bytes, around),
             Stage::Stream(stream) => {
-                stream.chunks.read(bytes, &mut stream.text)?;
+                match &mut stream.chunks {
+                    Some(chunks) => chunks.read(bytes, &mut stream.text)?,
+                    None => stream.text.extend_from_slice(bytes),
+                }
                 self.stream(around)?;
                 Ok(Some(bytes.len()))
             }
@@ -252,8 +271,12 @@ impl Session {
         }
         let Some(head) = wire::response_head(bytes)? else { return Ok(None) };
         self.stage = match (around.request.doing, head.status) {
-            (Doing::Subscribe(Transport::Sse), 200) if head.chunked => Stage::Stream(Stream::new(StreamKind::Events)),
-            (Doing::Subscribe(Transport::Ndjson), 200) if head.chunked => Stage::Stream(Stream::new(StreamKind::Lines)),
+            (Doing::Subscribe(Transport::Sse), 200) if head.is_endless() => {
+                Stage::Stream(Stream::new(StreamKind::Events, head.chunked))
+            }
+            (Doing::Subscribe(Transport::Ndjson), 200) if head.is_endless() => {
+                Stage::Stream(Stream::new(StreamKind::Lines, head.chunked))
+            }
             (Doing::Subscribe(Transport::Ws), 101) if head.accepted => Stage::WebSocket,
             (Doing::Echo { .. }, 101) if head.accepted => {
                 self.ready = true;
@@ -262,6 +285,9 @@ impl Session {
             (Doing::Subscribe(Transport::Ws) | Doing::Echo { .. }, 101) => return Err(Fault::Accept),
             (Doing::Subscribe(_) | Doing::Echo { .. }, status) => return Err(Fault::Refused { status }),
         };
+        if !self.ready {
+            self.start_untold(around);
+        }
         Ok(Some(head.head_bytes))
     }
 
@@ -269,7 +295,10 @@ impl Session {
         let Some(frame) = wire::server_frame(bytes)? else { return Ok(None) };
         match frame.opcode {
             Opcode::Text | Opcode::Binary => self.message(frame.payload, around)?,
-            Opcode::Ping => wire::client_frame(around.out, Opcode::Pong, frame.payload),
+            Opcode::Ping => {
+                around.checker.pings += 1;
+                wire::client_frame(around.out, Opcode::Pong, frame.payload);
+            }
             Opcode::Pong => {}
             Opcode::Close => {
                 let code = frame.payload.first_chunk::<2>().map_or(0, |code| u16::from_be_bytes(*code));
@@ -339,7 +368,7 @@ impl Session {
         stream.text.drain(..used);
         self.ready = self.ledger.is_started();
         match () {
-            () if stream.chunks.ended() => Err(Fault::Ended),
+            () if stream.chunks.as_ref().is_some_and(Chunks::ended) => Err(Fault::Ended),
             () if stream.text.len() > STREAM_UNIT_BYTES_MAX => Err(WireError::TooLarge { bytes: stream.text.len() as u64 }.into()),
             () => Ok(()),
         }
@@ -351,6 +380,11 @@ impl Session {
             return Err(Fault::Refused { status: head.status });
         }
         let end = body.end;
+        if around.request.dialect == Dialect::Nchan {
+            around.checker.item(&mut self.ledger, &bytes[body], around.now);
+            dialect::write_next_poll(around.request, around.out, &bytes[..head.head_bytes]);
+            return Ok(Some(end));
+        }
         let body: PollBody<'_> = serde_json::from_slice(&bytes[body]).map_err(|_| Fault::Body)?;
         if !self.ready {
             self.ledger.start(around.checker.token(body.position).ok_or(Fault::Body)?);
@@ -382,7 +416,8 @@ fn event(lines: &[u8], ledger: &mut Ledger, around: &mut Around<'_>) -> Result<(
         return Ok(());
     }
     match (data, id) {
-        (Some(item), id) => around.checker.event(ledger, id, item, around.now),
+        (Some(item), id) if around.request.dialect.tells_position() => around.checker.event(ledger, id, item, around.now),
+        (Some(item), _) => _ = around.checker.item(ledger, item, around.now),
         (None, Some(id)) if !ledger.is_started() => {
             let token = std::str::from_utf8(id).ok().and_then(|id| around.checker.token(id));
             ledger.start(token.ok_or(Fault::Body)?);
@@ -406,6 +441,7 @@ mod tests {
             host: "h".to_owned(),
             authorization: Some("k".to_owned()),
             doing,
+            dialect: Dialect::Ringmain,
         }
     }
 

@@ -19,9 +19,9 @@ use super::fleet::Fleet;
 use super::pace::{Loop, Phase};
 use super::report::Report;
 use super::server::{self, Spent};
-use super::session::{Doing, Transport};
+use super::session::Transport;
 use super::verdict::Verdict;
-use super::{Common, Outcome, channel_path, check_payload};
+use super::{Common, Outcome, check_payload};
 
 /// More than the receive window, the kernel's send queue and a connection's default queue hold together.
 const FILL_BYTES: u64 = 320 * 1024;
@@ -73,12 +73,12 @@ impl StallArgs {
 
 pub fn run(args: &StallArgs) -> Result<Outcome, BenchError> {
     check(args)?;
-    let request = args.common.request(channel_path(&args.channel), Doing::Subscribe(Transport::Ws));
+    let request = args.common.subscribe(&args.channel, Transport::Ws);
     let checker = Checker::new(&args.channel, args.payload);
     let mut fleet = args.common.fleet(request, checker, args.subscribers)?;
     fleet.open(args.subscribers, args.common.window)?;
     fleet.set_aside(args.stalled())?;
-    fleet.open_publisher(&args.common.api_key(), args.payload)?;
+    fleet.open_publisher(&args.channel, &args.common.api_key(), args.payload)?;
     let mut halves = Halves { rate: rate(&mut fleet, args)?, ..Halves::default() };
     // With one first: memory that the others take and give back would hide it.
     if stalled_half(&mut fleet, args, 1, halves.rate, &mut halves.one)? {

@@ -129,6 +129,13 @@ pub struct ResponseHead {
     pub accepted: bool,
 }
 
+impl ResponseHead {
+    /// Whether the body goes on until the server ends it.
+    pub const fn is_endless(&self) -> bool {
+        self.content_length.is_none()
+    }
+}
+
 /// The response head that `bytes` starts with; `None` when it is not whole.
 pub fn response_head(bytes: &[u8]) -> Result<Option<ResponseHead>, WireError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -151,6 +158,15 @@ pub fn response_head(bytes: &[u8]) -> Result<Option<ResponseHead>, WireError> {
         }
     }
     Ok(Some(head))
+}
+
+/// A header's value in a whole head; `None` where it is not there or no text.
+pub fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    response.parse(head).ok()?;
+    let found = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+    std::str::from_utf8(found.value).ok()
 }
 
 /// A whole response with its body in one piece: the head, and where the body is.

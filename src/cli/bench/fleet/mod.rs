@@ -95,7 +95,7 @@ pub struct Fleet {
     fault: Option<Fault>,
     ends_at: u64,
     bounds: Bounds,
-    progress: Progress,
+    pub progress: Progress,
 }
 
 impl Fleet {
@@ -127,12 +127,13 @@ impl Fleet {
     }
 
     /// Opens the connection that publishes to the load's channel.
-    pub fn open_publisher(&mut self, api_key: &str, payload_bytes: usize) -> Result<(), BenchError> {
+    pub fn open_publisher(&mut self, channel: &str, api_key: &str, payload_bytes: usize) -> Result<(), BenchError> {
         let socket = TcpStream::connect_timeout(&self.address, PUBLISHER_WAIT).map_err(BenchError::Connect)?;
         socket.set_nodelay(true)?;
         let socket = OwnedFd::from(socket);
         epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(PUBLISHER), epoll::EventFlags::IN)?;
-        self.publisher = Some(Publisher::new(socket, &self.request.path, &self.request.host, api_key, payload_bytes));
+        let Request { dialect, host, .. } = &self.request;
+        self.publisher = Some(Publisher::new(socket, *dialect, channel, host, api_key, payload_bytes));
         Ok(())
     }
 
@@ -270,8 +271,10 @@ impl Fleet {
             sockopt::socket_error(&connection.socket)?.map_err(|error| BenchError::Connect(error.into()))?;
             connection.connected = true;
             epoll::modify(&self.epoll, &connection.socket, epoll::EventData::new_u64(index as u64), epoll::EventFlags::IN)?;
-            self.out.clear();
-            self.request.write(&mut self.out, index);
+            self.with_session(index, |session, around| {
+                session.open(index, around);
+                Ok(())
+            });
             self.send(index)?;
         } else if flags.contains(epoll::EventFlags::OUT) {
             self.out.clear();

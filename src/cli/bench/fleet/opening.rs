@@ -22,12 +22,18 @@ const SOURCES: u64 = 128;
 impl Fleet {
     /// Opens connections until `count` are subscribed, at most `window` at a time.
     pub fn open(&mut self, count: usize, window: usize) -> Result<(), BenchError> {
+        self.open_with(count, window, |_| {})
+    }
+
+    /// The same, and shows itself to `look` after each turn.
+    pub fn open_with(&mut self, count: usize, window: usize, mut look: impl FnMut(&Self)) -> Result<(), BenchError> {
         let mut stall = self.stall("opening connections");
         while self.ready.len() < count {
             while self.opening < window && self.ready.len() + self.opening < count {
                 self.open_one(self.clock.now())?;
             }
             self.opening_turn(&mut stall, u64::MAX)?;
+            look(self);
             self.say(|fleet| format!("{} of {count} connections are up", fleet.ready.len()));
         }
         Ok(())
