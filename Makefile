@@ -1,6 +1,6 @@
 # What CI runs, by name. `make run` and `make test` work on a fresh machine with a Rust toolchain.
 
-.PHONY: run test check bench conformance conformance-quick sim sim-mutants loom fuzz needs tune untune
+.PHONY: run test check bench bench-million conformance conformance-quick sim sim-mutants loom fuzz needs tune untune
 
 run: ; cargo run --release -- serve $(ARGS)
 
@@ -24,6 +24,9 @@ conformance: ; cargo build --release && tests/conformance/run.py all
 conformance-quick: ; cargo build --release && tests/conformance/run.py 1 2 3 4 5 6 7
 
 bench: ; scripts/bench.sh
+
+# A million connections to one process; CONNECTIONS=100000 for fewer.
+bench-million: ; scripts/bench-million.sh
 
 # Every parser under random input, CASES each. `FUZZ_PROFILE=` takes the profile of the tests, which is built already.
 CASES ?= 200000

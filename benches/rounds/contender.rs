@@ -1,8 +1,10 @@
 //! Who is measured: how its server is started and ended, and one load put on it.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,26 +16,60 @@ const START_WAIT: Duration = Duration::from_secs(10);
 const END_WAIT: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const API_KEY: &str = "bench";
+/// What nginx is given, with places to fill in.
+const NGINX_CONFIG: &str = include_str!("../nchan.conf");
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Contender {
     Ringmain,
     Write,
     Uring,
+    Nchan,
+    Monoio,
+    Glommio,
+    Tungstenite,
 }
 
 impl Contender {
-    pub const FLOORS: [Self; 2] = [Self::Write, Self::Uring];
+    /// A bare loop: what there is to be saved, and how steady the machine is.
+    pub const fn is_floor(self) -> bool {
+        matches!(self, Self::Write | Self::Uring)
+    }
+
+    /// Somebody else's server, or a small one on somebody else's runtime.
+    pub const fn is_peer(self) -> bool {
+        matches!(self, Self::Nchan | Self::Monoio | Self::Glommio | Self::Tungstenite)
+    }
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ringmain => "ringmain",
             Self::Write => "bare write()",
             Self::Uring => "bare io_uring",
+            Self::Nchan => "nginx + nchan",
+            Self::Monoio => "monoio",
+            Self::Glommio => "glommio",
+            Self::Tungstenite => "tokio-tungstenite",
         }
     }
 
-    fn command(self, flags: &Flags, address: SocketAddr) -> Command {
+    /// Whether it is to be measured.
+    pub const fn is_there(self, flags: &Flags) -> bool {
+        match self {
+            Self::Write | Self::Uring => true,
+            Self::Ringmain => !flags.floors_only,
+            Self::Nchan => !flags.floors_only && flags.nginx_modules.is_some(),
+            Self::Monoio | Self::Glommio | Self::Tungstenite => !flags.floors_only && flags.peers.is_some(),
+        }
+    }
+
+    /// Flags of a load on it that are not the load's own.
+    const fn dialect(self) -> &'static [&'static str] {
+        if matches!(self, Self::Nchan) { &["--dialect", "nchan"] } else { &[] }
+    }
+
+    /// How its server is started; what it needs to be there is put into `folder`.
+    fn command(self, flags: &Flags, address: SocketAddr, folder: &Path) -> io::Result<Command> {
         let mut command = Command::new("taskset");
         command.arg("-c").arg(flags.server_cpu.to_string());
         let listen = address.to_string();
@@ -44,9 +80,22 @@ impl Contender {
             }
             Self::Write => _ = command.arg(&flags.floor).args(["--listen", &listen, "--send", "write"]),
             Self::Uring => _ = command.arg(&flags.floor).args(["--listen", &listen, "--send", "uring"]),
+            Self::Nchan => {
+                let config = folder.join("nginx.conf");
+                let modules = flags.nginx_modules.as_deref().unwrap_or(Path::new("/usr/lib/nginx/modules"));
+                let text = NGINX_CONFIG
+                    .replace("@MODULES@", &modules.display().to_string())
+                    .replace("@DIRECTORY@", &folder.display().to_string())
+                    .replace("@LISTEN@", &listen);
+                fs::write(&config, text)?;
+                command.args(["nginx", "-e", "stderr", "-c"]).arg(config);
+            }
+            Self::Monoio | Self::Glommio | Self::Tungstenite => {
+                command.arg(flags.peers.as_deref().unwrap_or(Path::new(".")).join(self.name())).arg(&listen);
+            }
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command
+        Ok(command)
     }
 }
 
@@ -90,6 +139,12 @@ impl Figures {
         self.0.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN)
     }
 
+    /// The figure to be seen while the run goes on.
+    pub fn headline(&self) -> String {
+        let [cpu, memory] = ["server_cpu_us_each", "bytes_per_connection"].map(|name| self.number(name));
+        if memory.is_nan() { format!("{cpu:.3} µs CPU each") } else { format!("{memory:.0} B each") }
+    }
+
     /// All that was expected came, and nothing was repeated, out of order or wrong.
     pub fn is_sound(&self) -> bool {
         self.0.get("sound") == Some(&Value::Bool(true))
@@ -120,22 +175,25 @@ impl Drop for Server {
     }
 }
 
-/// Starts the contender's server, puts one load on it, ends it.
-pub fn run(flags: &Flags, contender: Contender, load: &[&str]) -> Result<Figures, Failure> {
-    let address = SocketAddr::from(([127, 0, 0, 1], flags.port));
+/// Starts the contender's server on a port, puts one load on it, ends it.
+pub fn run(flags: &Flags, contender: Contender, load: &[&str], port: u16) -> Result<Figures, Failure> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let start = |error| Failure::Start { contender, error };
+    let folder = tempfile::tempdir().map_err(start)?;
     // `taskset` becomes the server, so the child's process id is the server's.
-    let child = contender.command(flags, address).spawn().map_err(|error| Failure::Start { contender, error })?;
+    let child = contender.command(flags, address, folder.path()).and_then(|mut command| command.spawn()).map_err(start)?;
     let mut server = Server(child);
     wait_until_listening(&mut server, address).ok_or(Failure::NotListening { contender, address })?;
     let output = Command::new(&flags.ringmain)
         .arg("bench")
         .args(load)
+        .args(contender.dialect())
         .args(["--json", "--addr", &address.to_string(), "--api-key", API_KEY])
         .args(["--pid", &server.0.id().to_string(), "--server-cpu", &flags.server_cpu.to_string()])
         .args(["--cpu", &flags.load_cpu.to_string()])
         .stderr(Stdio::inherit())
         .output();
-    let output = output.map_err(|error| Failure::Start { contender, error })?;
+    let output = output.map_err(start)?;
     let failure = |reasons| Failure::Load { contender, load: load.join(" "), reasons };
     let figures = serde_json::from_slice(&output.stdout).map(Figures).map_err(|_| failure("no figures".to_owned()))?;
     match output.status.code() {

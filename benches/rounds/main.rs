@@ -1,5 +1,5 @@
-//! Rounds: ringmain and the floors under the same load, alternated, so that whatever the machine does to one it does to
-//! all. Prints a table of medians and spreads beside the bars, and writes it to `benches/results/`.
+//! Rounds: ringmain, the floors and the peers under the same loads, alternated, so that whatever the machine does to one it does
+//! to all. Prints a table of medians and spreads beside the bars, and writes it to `benches/results/`.
 //!
 //! Every server is started for one load, pinned to its core, and ended by its own process id. The exit status is 0 when
 //! every bar was met, 1 when the run is void (no bar says anything then), 2 when it could not be run, 3 when a bar was
@@ -7,6 +7,8 @@
 
 mod bars;
 mod contender;
+mod host;
+mod plan;
 mod results;
 mod spread;
 
@@ -16,30 +18,26 @@ use std::time::Instant;
 
 use clap::Parser;
 
-use contender::{Contender, Failure, Figures};
-use results::{Results, Series};
+use contender::{Contender, Failure};
+use plan::{Group, PLAN};
+use results::{Measured, Results, Series};
 
-/// Seconds before memory is read: before the first ping, and after a round of them. What pings leave free in the heap
-/// would otherwise hide what connections take, or their peak would not be seen at all; the worse slope counts.
-const IDLE_SETTLES: [&str; 2] = ["3", "30"];
-/// Payloads of the loads with stalled readers: many frames to a queue, and few.
-const STALL_PAYLOADS: [&str; 2] = ["1024", "4096"];
-/// One run each, beside the bars: figures to see a change by.
-const OTHERS: [&[&str]; 5] = [
-    &["echo"],
-    &["connect"],
-    &["fan-out", "--transport", "sse", "--subscribers", "1000", "--publications", "100"],
-    &["fan-out", "--transport", "ndjson", "--subscribers", "1000", "--publications", "100"],
-    &["fan-out", "--transport", "poll", "--subscribers", "1000", "--publications", "100"],
-];
+/// Ports that are used in turn.
+const PORTS: u16 = 500;
 
-/// Measures ringmain against the floors on this machine.
+/// Measures ringmain against the floors and the peers on this machine.
 #[derive(Parser, Debug)]
 pub struct Flags {
     #[arg(long)]
     ringmain: PathBuf,
     #[arg(long)]
     floor: PathBuf,
+    /// Where the servers on other runtimes are. Left out: they are not measured.
+    #[arg(long)]
+    peers: Option<PathBuf>,
+    /// Where nginx's modules are, nchan among them. Left out: it is not measured.
+    #[arg(long)]
+    nginx_modules: Option<PathBuf>,
     /// The bench of pure pieces, run first.
     #[arg(long)]
     pieces: Option<PathBuf>,
@@ -48,25 +46,20 @@ pub struct Flags {
     /// Where the results are written.
     #[arg(long, default_value = "benches/results")]
     results: PathBuf,
-    /// Rounds of the fan-out; each runs every contender once.
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
-    /// Rounds of the stream.
-    #[arg(long, default_value_t = 3)]
-    stream_rounds: usize,
-    #[arg(long, default_value_t = 5000)]
-    subscribers: usize,
-    #[arg(long, default_value_t = 200)]
-    publications: usize,
-    #[arg(long, default_value_t = 128)]
-    payload: usize,
+    /// Only groups whose names contain this.
+    #[arg(long)]
+    only: Option<String>,
+    /// Rounds of every group, instead of its own number.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// The first server's port. Each run has one of its own: the kernel remembers closed connections to a port for a minute.
     #[arg(long, default_value_t = 9100)]
     port: u16,
     #[arg(long, default_value_t = 0)]
     server_cpu: u32,
     #[arg(long, default_value_t = 1)]
     load_cpu: u32,
-    /// Leave ringmain out: only the floors and how steady they are.
+    /// Leave ringmain and the peers out: only the floors and how steady they are.
     #[arg(long)]
     floors_only: bool,
 }
@@ -93,30 +86,17 @@ fn main() -> ExitCode {
 }
 
 fn measure(flags: &Flags) -> Result<Results, Failure> {
+    let before = host::Counters::now();
     let mut results = Results { pieces: pieces(flags), ..Results::default() };
-    let contenders: &[Contender] =
-        if flags.floors_only { &Contender::FLOORS } else { &[Contender::Ringmain, Contender::Write, Contender::Uring] };
-    results.fan_out = fan_out(flags, contenders)?;
-    if flags.floors_only {
-        return Ok(results);
+    let chosen = |group: &&Group| flags.only.as_ref().is_none_or(|part| group.name.contains(part.as_str()));
+    let mut ports = (0..PORTS).cycle().map(|run| flags.port + run);
+    for group in PLAN.iter().filter(chosen) {
+        let measured = rounds_of(flags, group, &mut ports)?;
+        if !measured.series.is_empty() {
+            results.groups.push(measured);
+        }
     }
-    let ringmain = |stage: &str, load: &[&str]| {
-        eprintln!("{stage}: {}", load.join(" "));
-        contender::run(flags, Contender::Ringmain, load)
-    };
-    for round in 1..=flags.stream_rounds {
-        results.stream.push(ringmain(&format!("stream {round}/{}", flags.stream_rounds), &["stream"])?);
-    }
-    for payload in STALL_PAYLOADS {
-        let load = ["stall", "--stalled", "20", "--turns", "2", "--payload", payload];
-        results.stall.push(ringmain("stalled readers", &load)?);
-    }
-    for load in OTHERS {
-        results.others.push((load.join(" "), ringmain("beside the bars", load)?));
-    }
-    for settle in IDLE_SETTLES {
-        results.idle.push(ringmain("idle", &["idle", "--settle", settle])?);
-    }
+    results.host = host::Counters::now().since(&before);
     Ok(results)
 }
 
@@ -128,24 +108,26 @@ fn pieces(flags: &Flags) -> Option<String> {
     String::from_utf8(output.stdout).ok().filter(|_| output.status.success())
 }
 
-fn fan_out(flags: &Flags, contenders: &[Contender]) -> Result<Vec<Series>, Failure> {
-    let [subscribers, publications, payload] =
-        [flags.subscribers, flags.publications, flags.payload].map(|number| number.to_string());
-    let load = ["fan-out", "--subscribers", &subscribers, "--publications", &publications, "--payload", &payload];
-    let mut series: Vec<Series> = contenders.iter().map(|&contender| Series { contender, runs: Vec::new() }).collect();
-    for round in 1..=flags.rounds {
+fn rounds_of(flags: &Flags, group: &Group, ports: &mut impl Iterator<Item = u16>) -> Result<Measured, Failure> {
+    let chosen = |&&contender: &&Contender| contender.is_there(flags);
+    let mut series: Vec<Series> =
+        group.contenders.iter().filter(chosen).map(|&contender| Series { contender, runs: Vec::new() }).collect();
+    let rounds = flags.rounds.unwrap_or(group.rounds);
+    for round in 1..=rounds {
         for series in &mut series {
-            let figures: Figures = contender::run(flags, series.contender, &load)?;
+            let began = Instant::now();
+            let port = ports.next().unwrap_or(flags.port);
+            let figures = contender::run(flags, series.contender, group.load, port)?;
             eprintln!(
-                "fan-out {round}/{}  {:<14} {:.3} µs CPU, {:.3} µs core{}",
-                flags.rounds,
+                "{} {round}/{rounds}  {:<18} {} ({:.0} s){}",
+                group.name,
                 series.contender.name(),
-                figures.number("server_cpu_us_each"),
-                figures.number("core_busy_us_each"),
+                figures.headline(),
+                began.elapsed().as_secs_f64(),
                 if figures.is_sound() { String::new() } else { format!(", does not count: {}", figures.reasons()) },
             );
             series.runs.push(figures);
         }
     }
-    Ok(series)
+    Ok(Measured { name: group.name, load: group.load.join(" "), series })
 }

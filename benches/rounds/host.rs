@@ -1,0 +1,112 @@
+//! The host during the run: what it is, how it is set, and what it dropped.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+/// Settings that decide about many connections, as `/proc/sys` has them.
+const SYSCTLS: [&str; 8] = [
+    "net/core/somaxconn",
+    "net/core/netdev_max_backlog",
+    "net/ipv4/tcp_max_syn_backlog",
+    "net/ipv4/tcp_congestion_control",
+    "net/ipv4/tcp_mem",
+    "net/ipv4/tcp_rmem",
+    "net/ipv4/tcp_wmem",
+    "net/ipv4/ip_local_port_range",
+];
+
+/// What the host counts, since it was started or between two looks.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Counters {
+    /// Packets that found a core's queue full.
+    pub softnet_drops: u64,
+    /// Connections that found a listener's queue full.
+    pub listen_overflows: u64,
+    pub retransmits: u64,
+}
+
+impl Counters {
+    /// As of now; zero where the host does not say.
+    pub fn now() -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        Self {
+            softnet_drops: softnet_drops(&read("/proc/net/softnet_stat")),
+            listen_overflows: counter(&read("/proc/net/netstat"), "TcpExt:", "ListenOverflows"),
+            retransmits: counter(&read("/proc/net/snmp"), "Tcp:", "RetransSegs"),
+        }
+    }
+
+    pub const fn since(self, before: &Self) -> Self {
+        Self {
+            softnet_drops: self.softnet_drops.saturating_sub(before.softnet_drops),
+            listen_overflows: self.listen_overflows.saturating_sub(before.listen_overflows),
+            retransmits: self.retransmits.saturating_sub(before.retransmits),
+        }
+    }
+
+    pub fn text(self) -> String {
+        let Self { softnet_drops, listen_overflows, retransmits } = self;
+        format!("During the run: {softnet_drops} softnet drops, {listen_overflows} listen overflows, {retransmits} retransmits.")
+    }
+
+    pub fn json(self) -> Value {
+        let Self { softnet_drops, listen_overflows, retransmits } = self;
+        json!({"softnet_drops": softnet_drops, "listen_overflows": listen_overflows, "retransmits": retransmits})
+    }
+}
+
+/// The second column of each core's line, hexadecimal.
+fn softnet_drops(text: &str) -> u64 {
+    text.lines().filter_map(|line| u64::from_str_radix(line.split_ascii_whitespace().nth(1)?, 16).ok()).sum()
+}
+
+/// A named column of the table that has a line of names and a line of numbers.
+fn counter(text: &str, table: &str, name: &str) -> u64 {
+    let mut lines = text.lines().filter(|line| line.starts_with(table));
+    let (Some(names), Some(numbers)) = (lines.next(), lines.next()) else { return 0 };
+    let column = names.split_ascii_whitespace().position(|column| column == name);
+    column.and_then(|column| numbers.split_ascii_whitespace().nth(column)?.parse().ok()).unwrap_or(0)
+}
+
+/// The settings, by name.
+pub fn sysctls() -> Vec<(&'static str, String)> {
+    let value = |name| {
+        fs::read_to_string(format!("/proc/sys/{name}")).unwrap_or_default().split_ascii_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    SYSCTLS.into_iter().map(|name| (name, value(name))).collect()
+}
+
+/// Commit, kernel and processor: what a figure belongs to.
+pub fn machine() -> String {
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = processors.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown processor");
+    let cores = processors.lines().filter(|line| line.starts_with("processor")).count();
+    format!(
+        "commit {}, kernel {}, {} × {cores}",
+        said("git", &["describe", "--always", "--dirty"]),
+        said("uname", &["-r"]),
+        model.trim_start_matches([' ', '\t', ':'])
+    )
+}
+
+/// What a command prints.
+pub fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().map(|output| output.stdout).unwrap_or_default();
+    let text = String::from_utf8_lossy(&output).trim().to_owned();
+    if text.is_empty() { "unknown".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_found_by_name() {
+        let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 22 3\nIpExt: A\nIpExt: 9\n";
+        assert_eq!(counter(text, "TcpExt:", "ListenOverflows"), 22);
+        assert_eq!(counter(text, "TcpExt:", "Nothing"), 0);
+        assert_eq!(softnet_drops("0000ffff 00000010 0\n00000001 00000002 0\n"), 18);
+    }
+}

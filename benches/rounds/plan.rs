@@ -1,0 +1,101 @@
+//! What is run: each group is one load, put on several servers in turn.
+
+use crate::contender::Contender::{self, Glommio, Monoio, Nchan, Ringmain, Tungstenite, Uring, Write};
+
+/// One load and whom it is put on, alternated.
+pub struct Group {
+    /// How bars and tables name it.
+    pub name: &'static str,
+    pub load: &'static [&'static str],
+    pub contenders: &'static [Contender],
+    pub rounds: usize,
+}
+
+pub const FAN_OUT: &str = "fan-out 1 × 5,000";
+pub const FAN_OUT_LARGE: &str = "fan-out 1 × 19,000";
+pub const WINDOWED: &str = "fan-out 1 × 1,000, 16 publications in flight";
+pub const EVENTS: &str = "event stream 1 × 1,000";
+pub const LINES: &str = "NDJSON 1 × 1,000";
+pub const POLLS: &str = "long poll 1 × 1,000";
+pub const STREAM: &str = "coalesced stream 1,000 × 1,000/s";
+pub const ECHO: &str = "echo 64 B, 500 connections";
+pub const PIPELINED: &str = "echo 64 B, 500 connections, 8 in flight each";
+pub const CONNECT: &str = "connect, upgrade, subscribe";
+pub const STALL: &str = "1 % stalled, 1 KiB payloads";
+pub const STALL_LARGE: &str = "1 % stalled, 4 KiB payloads";
+pub const IDLE: &str = "idle 19,000";
+/// Read after a round of pings: what pings leave free in the heap would otherwise hide what connections take, or their peak would
+/// not be seen at all; the worse slope counts.
+pub const IDLE_PINGED: &str = "idle 19,000, after pings";
+pub const IDLE_OWN: &str = "idle 19,000 on 19,000 channels";
+
+/// Groups whose figures are memory.
+pub const IDLES: [&str; 3] = [IDLE, IDLE_PINGED, IDLE_OWN];
+/// Groups with readers that stop.
+pub const STALLS: [&str; 2] = [STALL, STALL_LARGE];
+
+const OF_A_THOUSAND: [&str; 4] = ["--subscribers", "1000", "--publications", "100"];
+
+/// Everything that `make bench` runs, in its order.
+pub const PLAN: &[Group] = &[
+    Group {
+        name: FAN_OUT,
+        load: &["fan-out", "--subscribers", "5000", "--publications", "200"],
+        contenders: &[Ringmain, Write, Uring, Nchan],
+        rounds: 5,
+    },
+    Group {
+        name: FAN_OUT_LARGE,
+        load: &["fan-out", "--subscribers", "19000", "--publications", "50", "--warmup", "10"],
+        contenders: &[Ringmain, Write, Uring, Nchan],
+        rounds: 3,
+    },
+    Group {
+        name: WINDOWED,
+        load: &["fan-out", "--subscribers", "1000", "--publications", "2000", "--in-flight", "16", "--closed"],
+        contenders: &[Ringmain, Nchan],
+        rounds: 3,
+    },
+    Group {
+        name: EVENTS,
+        load: &["fan-out", "--transport", "sse", OF_A_THOUSAND[0], OF_A_THOUSAND[1], OF_A_THOUSAND[2], OF_A_THOUSAND[3]],
+        contenders: &[Ringmain, Nchan],
+        rounds: 5,
+    },
+    Group {
+        name: POLLS,
+        load: &["fan-out", "--transport", "poll", OF_A_THOUSAND[0], OF_A_THOUSAND[1], OF_A_THOUSAND[2], OF_A_THOUSAND[3]],
+        contenders: &[Ringmain, Nchan],
+        rounds: 5,
+    },
+    Group {
+        name: LINES,
+        load: &["fan-out", "--transport", "ndjson", OF_A_THOUSAND[0], OF_A_THOUSAND[1], OF_A_THOUSAND[2], OF_A_THOUSAND[3]],
+        contenders: &[Ringmain],
+        rounds: 3,
+    },
+    Group { name: STREAM, load: &["stream"], contenders: &[Ringmain], rounds: 3 },
+    Group { name: ECHO, load: &["echo", "--seconds", "2"], contenders: &[Ringmain, Monoio, Glommio, Tungstenite], rounds: 5 },
+    Group {
+        name: PIPELINED,
+        load: &["echo", "--seconds", "2", "--pipeline", "8", "--closed"],
+        contenders: &[Ringmain, Monoio, Glommio, Tungstenite],
+        rounds: 3,
+    },
+    Group { name: CONNECT, load: &["connect"], contenders: &[Ringmain, Nchan], rounds: 3 },
+    Group {
+        name: STALL,
+        load: &["stall", "--stalled", "10", "--turns", "3", "--payload", "1024"],
+        contenders: &[Ringmain],
+        rounds: 1,
+    },
+    Group {
+        name: STALL_LARGE,
+        load: &["stall", "--stalled", "10", "--turns", "3", "--payload", "4096"],
+        contenders: &[Ringmain],
+        rounds: 1,
+    },
+    Group { name: IDLE, load: &["idle", "--settle", "3"], contenders: &[Ringmain, Nchan, Monoio, Glommio, Tungstenite], rounds: 1 },
+    Group { name: IDLE_PINGED, load: &["idle", "--settle", "30"], contenders: &[Ringmain], rounds: 1 },
+    Group { name: IDLE_OWN, load: &["idle", "--settle", "3", "--own-channels"], contenders: &[Ringmain], rounds: 1 },
+];
