@@ -85,14 +85,57 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert_eq!((child.wait().expect("an end").code(), complaint.as_str()), (Some(0), ""));
 }
 
+/// The doctor's JSON line and its exit status, under a limit of 4,096 open files.
+fn doctor(arguments: &[&str]) -> (serde_json::Value, Option<i32>) {
+    let mut command = ringmain(&[]);
+    let binary = command.get_program().to_owned();
+    command = Command::new("sh");
+    command.args(["-c", "ulimit -n 4096 && exec \"$0\" doctor --json \"$@\""]).arg(binary).args(arguments);
+    let output = run(&mut command);
+    (serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}")), output.status.code())
+}
+
 #[test]
-fn the_doctor_looks_at_everything() {
-    let output = run(&mut ringmain(&["doctor"]));
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    for what in ["kernel", "io_uring", "RLIMIT_NOFILE", "RLIMIT_MEMLOCK", "somaxconn", "fs.file-max", "to fix first"] {
-        assert!(text.contains(what), "{what} is not in\n{text}");
+fn the_doctor_compares_this_host_with_a_load() {
+    let file = file("[server]\nlisten = ['127.0.0.1:0']\nworkers = 3\n[upstreams.app]\nservers = ['127.0.0.1:1']\n");
+    let load = ["--config", file.path().to_str().expect("a path"), "--connections", "1000000", "--listen", "127.0.0.1:1"];
+    let (report, status) = doctor(&load);
+    assert_eq!((&report["connections"], &report["workers"]), (&1_000_000.into(), &3.into()), "{report}");
+    let finding = |what: &str| {
+        let findings = report["findings"].as_array().expect("a list");
+        findings.iter().find(|finding| finding["what"] == what).unwrap_or_else(|| panic!("nothing about {what}: {report:#}"))
+    };
+    for what in ["kernel", "io_uring", "memory", "workers", "RLIMIT_MEMLOCK", "fs.file-max", "net.core.somaxconn", "softnet drops"]
+    {
+        finding(what);
     }
-    assert_eq!(output.status.code(), Some(i32::from(!text.contains(" 0 to fix first"))), "{text}");
+    finding("net.ipv4.ip_local_port_range");
+    let files = finding("RLIMIT_NOFILE");
+    assert_eq!((&files["verdict"], &files["found"]), (&"improve".into(), &"4096 per worker".into()));
+    assert!(files["remedy"].as_str().expect("a remedy").contains("[server] workers = 258"), "{files}");
+    assert_eq!(status, Some(1), "{report:#}");
+}
+
+#[test]
+fn the_doctor_speaks_to_people_and_by_its_exit_status() {
+    let output = run(&mut ringmain(&["doctor", "--connections", "1", "--workers", "1"]));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for part in ["for 1 connections on 1 workers:", "RLIMIT_NOFILE: ", "needed: 2 per worker", "to fix first"] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    // What there is to find here is this host's; that the status says the same as the text is ours.
+    let fine = text.contains(" 0 to improve, 0 to fix first");
+    let unseen = text.contains("not to be seen\n");
+    let expected = if !fine {
+        1
+    } else if unseen {
+        2
+    } else {
+        0
+    };
+    assert_eq!(output.status.code(), Some(expected), "{text}");
+    check(ringmain(&["doctor", "--workers", "many"]), 2, "", "flag --workers");
+    check(ringmain(&["doctor", "--connections", "many"]), 2, "", "--connections");
 }
 
 // Running servers -----------------------------------------------------------------------------------------------------------

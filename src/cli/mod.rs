@@ -1,6 +1,7 @@
 //! Verbs and flags: serve, check, config, doctor, bench, version.
 //!
-//! Exit status of all of them: 0 done, 1 failed (or the doctor found a problem), 2 not understood or misconfigured.
+//! Exit status of all of them: 0 done, 1 failed (or the doctor found something), 2 not understood or misconfigured (or the doctor could
+//! not look).
 
 mod bench;
 mod doctor;
@@ -40,8 +41,8 @@ enum Verb {
         #[command(subcommand)]
         what: ConfigVerb,
     },
-    /// Compare this host with what ringmain needs, and say what to change.
-    Doctor,
+    /// Compare this host with what a load needs, and say what to change.
+    Doctor(doctor::DoctorArgs),
     /// Put a load on a running server and check every byte that comes back.
     Bench(bench::BenchArgs),
     /// Print the version.
@@ -105,7 +106,7 @@ pub fn main() -> ExitCode {
         Verb::Serve(args) => serve::run(&args.sources()),
         Verb::Check(args) => check(&args.sources()),
         Verb::Config { what: ConfigVerb::Default } => say(&print_default()),
-        Verb::Doctor => doctor::run(),
+        Verb::Doctor(args) => doctor::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Version => say(&format!("ringmain {}\n", env!("CARGO_PKG_VERSION"))),
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that may wait to be accepted, per worker; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 /// Unsent bytes above which a socket says it is full. A stalled reader pins 4.1 MB of kernel memory without it, 53 KB with it.
 const UNSENT_BYTES_MAX: u32 = 16 << 10;
 /// Time without an acknowledgement after which a peer is dead.

@@ -25,4 +25,5 @@ mod worker;
 
 pub use control::serve;
 pub use cpu::default_workers;
+pub use listen::BACKLOG as LISTEN_BACKLOG;
 pub use start::{Bound, Running, ServeError, ServeOptions, start};
