@@ -175,10 +175,14 @@ fn nothing_is_begun_without_a_verb_or_a_file() {
 
 // Real knobs ----------------------------------------------------------------------------------------------------------------
 
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// A shell script as root of a network namespace of its own, in the repository's folder.
 fn in_namespace(lines: &str) -> Output {
     let mut command = Command::new("unshare");
-    command.args(["--map-root-user", "--net", "--mount", "bash", "-euc", lines]);
+    command.args((!is_root()).then_some("--map-root-user")).args(["--net", "--mount", "bash", "-euc", lines]);
     command.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("unshare runs")
 }
 
@@ -214,4 +218,165 @@ fn the_real_knobs_of_a_namespace_are_set_and_put_back() {
             "net.core.somaxconn 4096 -> 128",
         ],
     );
+}
+
+// Network interfaces --------------------------------------------------------------------------------------------------------
+
+/// Four CPUs, and a virtio card `eth0` with two queues each way, whose PCI device has its interrupts.
+fn card() -> Host {
+    let host = Host(tempfile::tempdir().expect("a folder"));
+    let names = ["config", "input.0", "output.0", "input.1", "output.1"];
+    let mut interrupts = "           CPU0       CPU1\n".to_owned();
+    for (at, name) in names.iter().enumerate() {
+        let number = 40 + at;
+        interrupts += &format!(" {number}:   1   2 PCI-MSIX-0000:00:03.0   {at}-edge      virtio2-{name}\n");
+        host.set(&format!("sys/devices/0000:00:03.0/msi_irqs/{number}"), "msix\n");
+        host.set(&format!("proc/irq/{number}/smp_affinity_list"), "0-3\n");
+    }
+    host.set("proc/interrupts", &interrupts);
+    host.set("proc/1/comm", "init\n");
+    host.set("sys/devices/0000:00:03.0/virtio2/vendor", "0x1af4\n");
+    host.set("sys/devices/system/cpu/online", "0-3\n");
+    host.set("sys/class/net/eth0/ifindex", "2\n");
+    for queue in ["0", "1"] {
+        host.set(&format!("sys/class/net/eth0/queues/rx-{queue}/rps_cpus"), "0\n");
+        host.set(&format!("sys/class/net/eth0/queues/tx-{queue}/xps_cpus"), "0\n");
+    }
+    let device = host.path("sys/devices/0000:00:03.0/virtio2");
+    std::os::unix::fs::symlink(device, host.path("sys/class/net/eth0/device")).expect("linked");
+    host
+}
+
+/// Every file of the card that can be set.
+fn card_values(host: &Host) -> Vec<String> {
+    let interrupts = (40..45).map(|number| format!("proc/irq/{number}/smp_affinity_list"));
+    let queues = ["rx-0/rps_cpus", "rx-1/rps_cpus", "tx-0/xps_cpus", "tx-1/xps_cpus"];
+    let queues = queues.map(|queue| format!("sys/class/net/eth0/queues/{queue}"));
+    interrupts.chain(queues).map(|name| host.value(&name)).collect()
+}
+
+impl Host {
+    /// `nic.sh` on this host, with an ethtool that keeps the number of queues in a file, eight at most.
+    fn nic(&self, arguments: &[&str]) -> Output {
+        const ETHTOOL: &str = "#!/bin/sh
+            file=$(dirname \"$0\")/queues
+            if [ \"$1\" = -L ]; then test \"$4\" -le 8 && echo \"$4\" >\"$file\"; exit; fi
+            printf 'Pre-set maximums:\\nRX:\\t\\tn/a\\nCombined:\\t8\\nCurrent hardware settings:\\nRX:\\t\\tn/a\\nCombined:\\t%s\\n' $(cat \"$file\")
+        ";
+        let tools = self.path("tools");
+        if !tools.exists() {
+            self.set("tools/ethtool", ETHTOOL);
+            self.set("tools/queues", "2\n");
+            let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            fs::set_permissions(self.path("tools/ethtool"), executable).expect("executable");
+        }
+        let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
+        let mut command = Command::new(script("nic.sh"));
+        command.args(arguments).env("PATH", path).env("TUNE_STATE", self.state());
+        command.env("NIC_SYS", self.path("sys")).env("NIC_PROC", self.path("proc"));
+        command.output().expect("the script runs")
+    }
+}
+
+#[test]
+fn a_cards_work_is_spread_and_comes_back() {
+    let host = card();
+    let before = card_values(&host);
+    says(&host.nic(&["eth0", "show"]), 0, &["queues rx 2, tx 2", "irq 43 (virtio2-input.1) 0-3"]);
+    says(
+        &host.nic(&["eth0", "apply"]),
+        0,
+        &["irq 43 (virtio2-input.1) 0-3 -> 1", "rx-0/rps_cpus 0 -> 00000005", "tx-1/xps_cpus 0 -> 0000000a"],
+    );
+    assert_eq!(card_values(&host), ["0-3", "0", "0", "1", "1", "00000005", "0000000a", "00000005", "0000000a"]);
+    says(&host.nic(&["eth0", "apply", "--cpus", "2-3"]), 0, &["irq 43 (virtio2-input.1) 1 -> 3", "RPS left alone"]);
+    says(&host.nic(&["eth0", "undo"]), 0, &["irq 43 3 -> 0-3", "rx-0/rps_cpus 00000005 -> 0"]);
+    assert_eq!(card_values(&host), before);
+    says(&host.nic(&["eth0", "undo"]), 0, &["nothing to put back"]);
+}
+
+#[test]
+fn masks_have_words_of_32_cpus() {
+    let host = card();
+    says(&host.nic(&["eth0", "apply", "--cpus", "1,33,64-65"]), 0, &["rx-0/rps_cpus 0 -> 00000001,00000000,00000002"]);
+    assert_eq!(host.value("sys/class/net/eth0/queues/rx-1/rps_cpus"), "00000002,00000002,00000000");
+}
+
+#[test]
+fn the_number_of_queues_is_changed_only_when_asked_for() {
+    let host = card();
+    says(&host.nic(&["eth0", "apply"]), 0, &[]);
+    assert_eq!(host.value("tools/queues"), "2");
+    says(&host.nic(&["eth0", "apply", "--queues", "4"]), 0, &["queues combined 2 -> combined 4"]);
+    says(&host.nic(&["eth0", "apply", "--queues", "9"]), 1, &["queues combined 4, could not be set to combined 9"]);
+    says(&host.nic(&["eth0", "undo"]), 0, &["queues combined 4 -> combined 2"]);
+    assert_eq!(host.value("tools/queues"), "2");
+}
+
+#[test]
+fn what_an_interface_lacks_is_named() {
+    let host = card();
+    fs::remove_dir_all(host.path("sys/devices/0000:00:03.0/msi_irqs")).expect("removed");
+    fs::remove_file(host.path("sys/class/net/eth0/queues/rx-0/rps_cpus")).expect("removed");
+    fs::remove_dir_all(host.path("sys/class/net/eth0/queues/tx-1")).expect("removed");
+    let named = [
+        "interrupts eth0 has none of its own (skipped)",
+        "RPS not in this kernel (skipped)",
+        "XPS 1 send queue: nothing to choose",
+    ];
+    says(&host.nic(&["eth0", "apply"]), 0, &named);
+}
+
+#[test]
+fn interrupts_that_something_else_moves_are_left_alone() {
+    let host = card();
+    host.set("proc/77/comm", "irqbalance\n");
+    says(&host.nic(&["eth0", "apply"]), 1, &["interrupts irqbalance runs", "tx-0/xps_cpus 0 -> 00000005"]);
+    assert_eq!(host.value("proc/irq/43/smp_affinity_list"), "0-3");
+}
+
+#[test]
+fn what_is_no_card_is_refused() {
+    let host = card();
+    host.set("sys/class/net/lo/ifindex", "1\n");
+    host.set("sys/class/net/bond0/ifindex", "3\n");
+    host.set("sys/class/net/bond0/lower_eth0/ifindex", "2\n");
+    says(&host.nic(&["lo", "apply"]), 2, &["loopback has no queues"]);
+    says(&host.nic(&["bond0", "apply"]), 2, &["steer what is below it: eth0"]);
+    says(&host.nic(&["eth1", "apply"]), 2, &["there is no interface eth1"]);
+    says(&host.nic(&["../../etc", "apply"]), 2, &["usage"]);
+    for wrong in [["--cpus", "a"], ["--queues", "0"], ["--loud", "1"]] {
+        says(&host.nic(&["eth0", "apply", wrong[0], wrong[1]]), 2, &["nic.sh: "]);
+    }
+    // An interface of the same name, not the same one.
+    says(&host.nic(&["eth0", "apply"]), 0, &[]);
+    host.set("sys/class/net/eth0/ifindex", "9\n");
+    says(&host.nic(&["eth0", "undo"]), 2, &["a former eth0"]);
+}
+
+#[test]
+fn the_queues_of_a_real_interface_are_steered_and_put_back() {
+    if skip::without("netns") {
+        return;
+    }
+    let output = in_namespace(
+        "state=$(mktemp -d); trap 'rm -rf \"$state\"' EXIT
+         export TUNE_STATE=$state/before
+         mount -t sysfs none /sys
+         ip link add v0 numrxqueues 4 numtxqueues 4 type veth peer name v1
+         tuning/nic.sh v0 show >\"$state/one\"
+         tuning/nic.sh v0 apply --cpus 0 || test $? = 1
+         tuning/nic.sh v1 undo && exit 9 || test $? = 2
+         tuning/nic.sh v0 undo
+         tuning/nic.sh v0 show >\"$state/two\"
+         diff \"$state/one\" \"$state/two\"",
+    );
+    says(
+        &output,
+        0,
+        &["interrupts v0 has none of its own (skipped)", "RPS left alone: 4 receive queues for 1 CPUs", "a former v1"],
+    );
+    // Only the machine's root may steer queues, even those of a namespace of one's own.
+    let steered = if is_root() { "tx-3/xps_cpus 0 -> 00000001" } else { "tx-3/xps_cpus 0, could not be set to 00000001" };
+    says(&output, 0, &[steered]);
 }

@@ -11,50 +11,14 @@
 # Exit status: 0 all is as asked, 1 something could not be set (it is named), 2 not begun.
 set -euo pipefail
 
-# For tests: other places for the knobs, the memory's size and the state.
-proc=${TUNE_PROC:-/proc}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-failures=0
-
-die() { echo "tune.sh: $*" >&2; exit 2; }
-say() { printf '%-44s %s\n' "$1" "$2"; }
-fail() { say "$1" "$2"; failures=$((failures + 1)); }
+# shellcheck source=remember.sh
+source "$here/remember.sh"
+# For tests: another place for the knobs and the memory's size. TUNE_STATE is one for the state.
+proc=${TUNE_PROC:-/proc}
 
 # Names have dots for slashes.
 path() { printf '%s/sys/%s' "$proc" "${1//.//}"; }
-
-# The value with single spaces between its numbers.
-value() { tr -s '\t ' ' ' <"$1"; }
-
-state_file() {
-  if [[ -n ${TUNE_STATE:-} ]]; then
-    printf '%s' "$TUNE_STATE"
-  elif [[ -w /run ]]; then
-    printf '/run/ringmain/sysctl.before'
-  else
-    printf '%s/ringmain/sysctl.before' "${XDG_RUNTIME_DIR:?neither /run nor XDG_RUNTIME_DIR can be written}"
-  fi
-}
-
-# Most of net.* belongs to a network namespace: what was seen in one must not be put back in another.
-namespace() { readlink /proc/self/ns/net; }
-
-check_namespace() {
-  local was
-  was=$(sed -n 's/^# namespace //p' "$state")
-  [[ $was == "$(namespace)" ]] || die "$state was made in another network namespace ($was); run this there"
-}
-
-# Remembers a knob's value, once. Written beside and renamed, so that the file is whole at every moment.
-remember() { # knob, value
-  if grep -qF -- "$1 = " "$state" 2>/dev/null; then return; fi
-  mkdir -p "$(dirname "$state")"
-  {
-    if [[ -e $state ]]; then cat "$state"; else echo "# namespace $(namespace)"; fi
-    printf '%s = %s\n' "$1" "$2"
-  } >"$state.new"
-  mv "$state.new" "$state"
-}
 
 # Of two lists of numbers the larger in each place. Compared by length first: some have more digits than the shell counts with.
 larger() { # list, list
@@ -95,27 +59,6 @@ wanted() { # knob, found, asked
   esac
 }
 
-# Writes a value and looks whether it is there now: some kernels take one and keep another.
-write() { # knob, value
-  local file
-  file=$(path "$1")
-  { printf '%s\n' "$2" >"$file"; } 2>/dev/null && [[ $(value "$file") == "$2" ]]
-}
-
-# Sets a knob and says so: found -> set.
-set_knob() { # knob, value, word for what was there already
-  local found
-  found=$(value "$(path "$1")")
-  if [[ $found == "$2" ]]; then
-    say "$1" "$found ($3)"
-  elif write "$1" "$2"; then
-    say "$1" "$found -> $2"
-  else
-    fail "$1" "$found, could not be set to $2 (read-only here, or refused): set it on the host"
-    return 1
-  fi
-}
-
 apply_knob() { # knob, asked, "-" where it may be missing
   local file found target
   file=$(path "$1")
@@ -131,7 +74,7 @@ apply_knob() { # knob, asked, "-" where it may be missing
   target=$(wanted "$1" "$found" "$2")
   # Before it is set: if this is killed in between, undo knows what was there.
   if [[ $found != "$target" && -w $file ]]; then remember "$1" "$found"; fi
-  set_knob "$1" "$target" "as it was" || true
+  set_file "$1" "$file" "$target" "as it was" || true
 }
 
 apply() { # file
@@ -150,35 +93,19 @@ apply() { # file
   if [[ -e $state ]]; then echo "what was there is in $state; \`tuning/tune.sh undo\` (make untune) puts it back"; fi
 }
 
-undo() {
-  local line knob left=()
-  if [[ ! -e $state ]]; then
-    echo "nothing to put back ($state is not there)"
-    return
-  fi
-  check_namespace
-  while IFS= read -r line; do
-    [[ $line != \#* ]] || continue
-    knob=${line%% = *}
-    if [[ ! -e $(path "$knob") ]]; then
-      say "$knob" "not there any more (skipped)"
-    elif ! set_knob "$knob" "${line#* = }" "as it was before"; then
-      left+=("$line")
-    fi
-  done <"$state"
-  if ((${#left[@]} == 0)); then
-    rm -f "$state"
+put_back() { # knob, value
+  if [[ -e $(path "$1") ]]; then
+    set_file "$1" "$(path "$1")" "$2" "as it was before"
   else
-    printf '%s\n' "# namespace $(namespace)" "${left[@]}" >"$state.new"
-    mv "$state.new" "$state"
+    say "$1" "not there any more (skipped)"
   fi
 }
 
 case ${1:-} in apply | undo) ;; *) die "usage: tune.sh apply [FILE] | undo" ;; esac
 if [[ -z ${TUNE_PROC:-} ]] && ((EUID != 0)); then die "only root can set kernel settings: sudo tuning/tune.sh $1" ; fi
-state=$(state_file) || exit 2
+state=$(state_file sysctl.before) || exit 2
 case $1 in
   apply) apply "${2:-$here/90-ringmain.conf}" ;;
-  undo) undo ;;
+  undo) put_all_back ;;
 esac
-((failures == 0)) || { echo "$failures could not be set"; exit 1; }
+finish
