@@ -9,6 +9,7 @@ use super::listen;
 use super::loads::Loads;
 use super::sockets::{Peers, Sockets, Times};
 use crate::base::{Nanos, Now, ShardId, WallMs};
+use crate::metrics::Label;
 use crate::ring::{self, Completion, Kind, Ring, Token, Wait};
 use crate::shard::{ListenerId, Options, Shard};
 use crate::skip;
@@ -80,6 +81,9 @@ fn pitfall_11_a_refused_accept_is_tried_again_later_and_ever_later() {
         bench.advance(Duration::from_millis(1));
         assert_eq!(bench.state(), Accepting::Multishot);
     }
+    let pauses =
+        |errno: i32| bench.sockets.facts.accept_backoff.get(&[Label::Number(errno.unsigned_abs()), Label::None, Label::None]);
+    assert_eq!([libc::ENFILE, libc::EMFILE, libc::ENOBUFS, libc::ENOMEM, libc::EINTR].map(pauses), [2, 1, 1, 1, 0]);
 }
 
 #[test]

@@ -11,15 +11,15 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tungstenite::Message;
 
 use crate::skip;
-use crate::support::{Server, wait_for};
+use crate::support::{KEY, Server, wait_for};
 
-fn ringmain(arguments: &[&str]) -> (i32, String, String) {
+pub fn ringmain(arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_ringmain")).args(arguments).output().expect("the binary runs");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
 
-fn file(text: &str) -> tempfile::NamedTempFile {
+pub fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(text.as_bytes()).expect("written");
     file
@@ -270,10 +270,35 @@ fn what_the_loops_and_the_process_count_moves() {
     assert!(sum("open_fds") > 3.0 && sum("fd_limit") >= sum("open_fds"));
     assert!(sum("loop_duration_seconds_count") > 10.0 && sum("loop_duration_seconds_sum") > 0.0);
     assert!(sum("buffer_ring_free") >= 512.0 && sum("timers") >= 8.0 && sum("doorbells_total") > 0.0);
-    wait_for("quiet connections to be parked", || (sum("parked_connections") >= 8.0).then_some(()));
+    wait_for("quiet connections to be parked", || (sum("parked_connections") == 8.0).then_some(()));
     server.signal(Signal::HUP);
     wait_for("a reload", || (sum("reloads_total{result=\"applied\"}") == 1.0).then_some(()));
     std::fs::write(&path, "[nonsense]\n").unwrap();
     server.signal(Signal::HUP);
     wait_for("a refused reload", || (sum("reloads_total{result=\"failed\"}") == 1.0).then_some(()));
+}
+
+#[test]
+fn what_the_loops_and_the_process_hold_is_told_to_the_last_one() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 777; exec \"$0\" serve --listen 127.0.0.1:0 --workers 2", env!("CARGO_BIN_EXE_ringmain")]);
+    command.env("RINGMAIN_API__KEY", KEY).env("RINGMAIN_IO__BUFFERS", "64");
+    let mut server = Server::spawn(command);
+    let sum = |name: &str| server.metric_sum(&format!("ringmain_{name}"));
+    assert_eq!(sum("fd_limit"), 777.0);
+    assert_eq!(sum("buffer_ring_free"), 127.0, "two workers' buffers but the one that the question is in");
+    for name in ["enobufs_total", "cq_overflow_total", "lost_completions_total", "accept_backoff_total", "handed_over_total"] {
+        assert_eq!(sum(name), 0.0, "{name}");
+    }
+    let before = ["open_fds", "connections_accepted_total"].map(sum);
+    let mut sockets: Vec<_> = (0..8).map(|_| server.websocket("/channels/news")).collect();
+    let after = ["open_fds", "connections_accepted_total"].map(sum);
+    assert_eq!(after[0], before[0], "connections are no descriptors of the process");
+    assert_eq!(after[1] - before[1], 8.0 + 2.0, "each look is a connection too");
+    sockets.iter_mut().for_each(|socket| drop(socket.close(None)));
+    server.signal(Signal::TERM);
+    assert!(server.ended().success());
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::harness::{UPGRADE, World, frame, get, namespace, proxied};
-use crate::hub::{Access, Namespace, SlowConsumer};
+use super::harness::{MAILBOX_ENTRIES, UPGRADE, World, frame, get, namespace, proxied};
+use crate::hub::{Access, Namespace, SlowConsumer, UnknownNamespace};
 use crate::ws::Opcode;
 
 #[track_caller]
@@ -11,6 +11,14 @@ fn check(world: &mut World, expected: &[(&str, u64)]) {
     for &(sample, count) in expected {
         assert_eq!(world.try_metric(sample).unwrap_or(0), count, "{sample}");
     }
+}
+
+/// How far an act moves a counter. Looking at it moves some, by the same each time.
+#[track_caller]
+fn moved(world: &mut World, sample: &str, act: impl FnOnce(&mut World)) -> u64 {
+    let [first, before] = [(); 2].map(|()| world.try_metric(sample).unwrap_or(0));
+    act(world);
+    world.try_metric(sample).unwrap_or(0) - before - (before - first)
 }
 
 #[test]
@@ -51,7 +59,15 @@ fn connections_are_counted_by_what_they_are() {
             ("ws_messages_received_total{opcode=\"close\"}", 1),
         ],
     );
-    assert!(world.metric("connections_accepted_total") > 10);
+    let accepted = moved(&mut world, "connections_accepted_total", |world| (0..3).for_each(|_| _ = world.connect()));
+    assert_eq!(accepted, 3);
+    let timers = moved(&mut world, "timers{worker=\"0\"}", |world| (0..3).for_each(|_| _ = world.websocket("/channels/a", "")));
+    assert_eq!(timers, 3);
+    let idle = world.metric("connections{transport=\"http\",protocol=\"http\"}");
+    world.connect();
+    assert_eq!(world.metric("connections{transport=\"http\",protocol=\"http\"}"), idle + 1);
+    world.open("/channels/a?via=stream", "");
+    check(&mut world, &[("connections{transport=\"stream\",protocol=\"plain\"}", 1)]);
 }
 
 #[test]
@@ -99,10 +115,155 @@ fn a_publication_is_counted_once_it_is_stored_and_delivered_once_it_is_queued() 
             ("ws_messages_received_total{opcode=\"text\"}", 1),
         ],
     );
-    let got = world.read_bytes(socket).len() as u64;
-    // The head of the handshake was taken before.
-    assert!(world.metric("sent_bytes_total{transport=\"ws\"}") >= got && got > 0);
-    assert!(world.metric("history_bytes") > 0 && world.metric("sends_total") > 0 && world.metric("received_bytes_total") > 0);
+}
+
+#[test]
+fn bytes_and_sends_are_counted_one_by_one() {
+    let mut world = World::new();
+    let socket = world.websocket("/channels/a", "");
+    world.told(socket);
+    let ping = frame(Opcode::Ping, b"1234567");
+    let pings = |world: &mut World| (0..2).for_each(|_| world.send(socket, &ping));
+    assert_eq!(moved(&mut world, "received_bytes_total", pings), 2 * ping.len() as u64);
+    assert_eq!(moved(&mut world, "sends_total", pings), 2, "a pong each");
+    world.read_bytes(socket);
+    assert_eq!(moved(&mut world, "sent_bytes_total{transport=\"ws\"}", pings), world.read_bytes(socket).len() as u64);
+    world.stall(socket);
+    pings(&mut world);
+    let waiting = world.metric("send_queue_bytes");
+    world.unstall(socket);
+    assert_eq!((waiting, world.metric("send_queue_bytes")), (world.read_bytes(socket).len() as u64, 0));
+}
+
+#[test]
+fn every_door_and_every_transport_is_counted() {
+    let mut world = World::new();
+    world.open("/channels/a?via=sse", "");
+    world.open("/channels?channel=a&channel=b&via=sse", "");
+    world.open("/channels/a?via=stream", "");
+    world.open("/channels/a?wait=50", "");
+    world.post("/api/publish", "", r#"{"channel":"a","data":1}"#);
+    world.post("/api/broadcast", "", r#"{"channels":["a","b","c"],"data":1}"#);
+    check(
+        &mut world,
+        &[
+            ("publications_total{door=\"api_publish\",namespace=\"default\"}", 1),
+            ("publications_total{door=\"api_broadcast\",namespace=\"default\"}", 3),
+            ("deliveries_total{transport=\"sse\"}", 5),
+            ("deliveries_total{transport=\"stream\"}", 2),
+            ("deliveries_total{transport=\"poll\"}", 1),
+        ],
+    );
+}
+
+#[test]
+fn what_history_lets_go_of_is_counted_by_its_reason() {
+    let mut world = World::with(|options| {
+        options.hub.history_bytes_max = 100_000;
+        (options.hub.namespaces[0].history_size, options.hub.namespaces[0].history_ttl) = (2, Duration::from_secs(5));
+    });
+    (0..5).for_each(|_| _ = world.publish("a", "1"));
+    let two = world.metric("history_bytes");
+    world.publish("b", "1");
+    assert_eq!(world.metric("history_bytes") * 2, two * 3, "three of one size");
+    check(&mut world, &[("history_trimmed_total{reason=\"size\"}", 3), ("history_trimmed_total{reason=\"ttl\"}", 0)]);
+    world.pass(Duration::from_secs(5));
+    for channel in ["a", "b"] {
+        world.get(&format!("/channels/{channel}?since=start"), "");
+    }
+    check(&mut world, &[("history_trimmed_total{reason=\"ttl\"}", 3), ("history_bytes", 0)]);
+    for channel in ["a", "b", "c", "d"] {
+        world.publish(channel, &format!("\"{}\"", "x".repeat(40_000)));
+    }
+    check(&mut world, &[("history_trimmed_total{reason=\"memory\"}", 2), ("history_trimmed_total{reason=\"size\"}", 3)]);
+}
+
+#[test]
+fn what_collapses_in_front_of_a_channels_subscribers_is_counted() {
+    let mut world = World::with(|options| {
+        options.hub.namespaces[0].coalesce = Duration::from_secs(1);
+        options.hub.publication_bytes_max = 2 << 20;
+    });
+    let lines = world.open("/channels/a?via=stream", "");
+    let large = format!("\"{}\"", "x".repeat(1 << 20));
+    // The first one opens the window in which 17 MiB wait, one more than may.
+    (0..18).for_each(|_| _ = world.publish("a", &large));
+    check(&mut world, &[("publications_collapsed_total{at=\"fan_out\"}", 16)]);
+    world.pass(Duration::from_secs(1));
+    let told = world.read(lines);
+    assert!(told.contains("\"missed\":16,") && told.matches("\"data\"").count() == 2, "the first and the last");
+    check(&mut world, &[("gaps_total{reason=\"slow\"}", 1), ("publications_collapsed_total{at=\"mailbox\"}", 0)]);
+}
+
+#[test]
+fn what_collapses_in_front_of_a_full_mailbox_is_counted() {
+    let mut world = World::of(2, |options| options.spill.delivery_bytes_max = 10_000);
+    let channel = world.channel_at(0);
+    let lines = world.connect_on(1);
+    world.send(lines, get(&format!("/channels/{channel}?via=stream"), ""));
+    world.hold_mail(1);
+    let published = MAILBOX_ENTRIES + 20;
+    (0..published).for_each(|_| _ = world.publish(&channel, &format!("\"{}\"", "x".repeat(1000))));
+    world.deliver_mail();
+    let told = world.read(lines);
+    let missed: usize = told.split("\"missed\":").skip(1).filter_map(|rest| rest.split(',').next()?.parse::<usize>().ok()).sum();
+    assert_eq!(told.matches("\"data\"").count() + missed, published);
+    assert!(missed > 1);
+    check(
+        &mut world,
+        &[("publications_collapsed_total{at=\"mailbox\"}", missed as u64), ("publications_collapsed_total{at=\"fan_out\"}", 0)],
+    );
+}
+
+#[test]
+fn every_reason_of_a_gap_and_every_outcome_of_a_resume_is_counted() {
+    let mut world = World::with(|options| {
+        options.hub.namespaces[0].history_size = 1;
+        options.hub.namespaces.push(Namespace { history_size: 0, ..namespace("none") });
+    });
+    let (first, _, last) = (world.publish("a", "1"), world.publish("a", "2"), world.publish("a", "3"));
+    let ahead = last.replace(":3", ":9");
+    let forgotten = world.publish("none:a", "1");
+    world.publish("none:a", "2");
+    for target in
+        [format!("a?since={first}"), format!("a?since={ahead}"), format!("none:a?since={forgotten}"), format!("a?since={last}")]
+    {
+        world.get(&format!("/channels/{target}"), "");
+    }
+    world.open(&format!("/channels/a?via=sse&since={last}"), "");
+    world.websocket(&format!("/channels/a?since={first}"), "");
+    check(
+        &mut world,
+        &[
+            ("gaps_total{reason=\"expired\"}", 2),
+            ("gaps_total{reason=\"bad_position\"}", 1),
+            ("gaps_total{reason=\"no_history\"}", 1),
+            ("resumes_total{transport=\"poll\",outcome=\"gap\"}", 3),
+            ("resumes_total{transport=\"poll\",outcome=\"exact\"}", 1),
+            ("resumes_total{transport=\"sse\",outcome=\"exact\"}", 1),
+            ("resumes_total{transport=\"ws\",outcome=\"gap\"}", 1),
+        ],
+    );
+}
+
+#[test]
+fn a_drain_and_who_comes_too_late_for_it_are_told() {
+    let mut world = World::with(|options| options.hub.unknown_namespace = UnknownNamespace::Refuse);
+    check(&mut world, &[("draining", 0)]);
+    world.get("/channels/nope:1", "");
+    world.get("/channels/a?since=%20", "");
+    let late = world.connect();
+    world.drain(Duration::from_secs(10));
+    world.send(late, get("/channels/a?via=sse", ""));
+    check(
+        &mut world,
+        &[
+            ("draining", 1),
+            ("connections_refused_total{reason=\"unknown_namespace\"}", 1),
+            ("connections_refused_total{reason=\"request\"}", 1),
+            ("connections_refused_total{reason=\"draining\"}", 1),
+        ],
+    );
 }
 
 #[test]
@@ -142,14 +303,16 @@ fn what_a_slow_consumer_loses_is_counted() {
     for _ in 0..4 {
         world.post("/channels/a", "", &body);
     }
-    assert!(world.metric("send_queue_bytes") > 0);
-    assert!(world.metric("slow_consumer_total{policy=\"drop_oldest\"}") > 0);
-    let dropped = world.metric("publications_dropped_total{policy=\"drop_oldest\"}");
-    assert!(dropped > 0 && world.metric("gaps_total{reason=\"slow\"}") > 0);
-    let bytes = world.metric("sent_bytes_total{transport=\"ws\"}");
-    assert!(bytes < 1000, "{bytes} were not sent");
+    check(
+        &mut world,
+        &[
+            ("slow_consumer_total{policy=\"drop_oldest\"}", 2),
+            ("publications_dropped_total{policy=\"drop_oldest\"}", 2),
+            ("gaps_total{reason=\"slow\"}", 2),
+        ],
+    );
     world.unstall(socket);
-    assert_eq!(world.items(socket).iter().filter(|item| item["data"].is_string()).count() as u64, 4 - dropped);
+    assert_eq!(world.items(socket).iter().filter(|item| item["data"].is_string()).count(), 2);
 }
 
 #[test]
@@ -196,6 +359,30 @@ fn proxied_requests_are_counted_by_upstream() {
             ("upstream_connections{upstream=\"app\",state=\"in_use\"}", 0),
             ("http_requests_total{door=\"proxy\",method=\"GET\",status=\"418\"}", 1),
             ("http_requests_total{door=\"proxy\",method=\"GET\",status=\"502\"}", 1),
+        ],
+    );
+}
+
+#[test]
+fn idle_connections_to_an_upstream_and_who_waits_for_one_are_counted() {
+    let mut world = World::with(|options| {
+        proxied(options);
+        options.proxy.upstreams[0].connections_max = 1;
+    });
+    let conn = world.open("/app", "");
+    let up = world.connected();
+    let waiting = [world.open("/app", ""), world.open("/app", "")];
+    check(&mut world, &[("upstream_connections{upstream=\"app\",state=\"waiting\"}", 2)]);
+    for conn in [conn, waiting[0], waiting[1]] {
+        world.send(up, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(world.answer(conn).status, 200);
+    }
+    check(
+        &mut world,
+        &[
+            ("upstream_connections{upstream=\"app\",state=\"waiting\"}", 0),
+            ("upstream_connections{upstream=\"app\",state=\"idle\"}", 1),
+            ("upstream_requests_total{upstream=\"app\",status=\"200\"}", 3),
         ],
     );
 }
