@@ -2,6 +2,7 @@
 
 mod browser;
 mod http;
+mod log;
 mod operate;
 mod proxy;
 mod scale;

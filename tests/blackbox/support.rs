@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::skip;
@@ -18,6 +18,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
+    log: Log,
+}
+
+/// The lines of a server's log so far.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn lines(&self) -> Vec<String> {
+        self.0.lock().expect("nobody panics over it").clone()
+    }
 }
 
 impl Server {
@@ -38,12 +49,14 @@ impl Server {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let (tell, told) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().expect("its output"));
-        let mut stderr = child.stderr.take().expect("its log");
+        let stderr = BufReader::new(child.stderr.take().expect("its log"));
+        let log = Log::default();
+        let lines = log.clone();
         // A full pipe would stop the server.
-        let log = std::thread::spawn(move || {
-            let mut log = String::new();
-            let _ = stderr.read_to_string(&mut log);
-            log
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                lines.0.lock().expect("nobody panics over it").push(line);
+            }
         });
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
@@ -55,10 +68,11 @@ impl Server {
             }
         });
         match told.recv_timeout(SOON) {
-            Ok(address) => Self { child, address },
+            Ok(address) => Self { child, address, log },
             Err(_) => {
                 let _ = child.kill();
-                panic!("the server does not listen: {}", log.join().unwrap_or_default());
+                let _ = child.wait();
+                panic!("the server does not listen: {:?}", log.lines());
             }
         }
     }
@@ -71,6 +85,11 @@ impl Server {
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).expect("the server runs");
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lines()
     }
 
     /// Waits for the process to end by itself.
