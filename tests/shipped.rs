@@ -60,7 +60,9 @@ fn the_seccomp_profile_lets_io_uring_through_and_nothing_that_leads_out() {
 #[test]
 fn the_unit_gives_what_the_doctor_asks_for() {
     let unit = read("tuning/ringmain.service");
-    for line in ["LimitMEMLOCK=infinity", "LimitNOFILE=1048576", "ExecReload=/bin/kill -HUP $MAINPID"] {
+    let lines =
+        ["LimitMEMLOCK=infinity", "LimitNOFILE=1048576", "Environment=MIMALLOC_ALLOW_THP=0", "ExecReload=/bin/kill -HUP $MAINPID"];
+    for line in lines {
         assert!(unit.lines().any(|found| found == line), "{line}");
     }
     let seconds = |name: &str| {
@@ -73,9 +75,36 @@ fn the_unit_gives_what_the_doctor_asks_for() {
 
 #[test]
 fn the_files_that_messages_name_are_there() {
-    for name in
-        ["tuning/seccomp.json", "tuning/90-ringmain.conf", "tuning/README.md", "docs/delivery.md", "docs/plain.md", "docs/bench.md"]
-    {
+    for name in ["tuning/seccomp.json", "tuning/90-ringmain.conf", "tuning/README.md", "tuning/tune.sh", "tuning/nic.sh"] {
         assert!(path(name).exists(), "{name}");
+    }
+    for name in ["docs/delivery.md", "docs/plain.md", "docs/bench.md", "docs/tuning.md"] {
+        assert!(path(name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn every_knob_has_its_reason_beside_it_and_in_the_documentation() {
+    let (file, page) = (read("tuning/90-ringmain.conf"), read("docs/tuning.md"));
+    let mut reason = "";
+    for line in file.lines() {
+        // One comment may stand above several knobs.
+        if line.starts_with('#') || line.is_empty() {
+            reason = line;
+            continue;
+        }
+        let knob = line.trim_start_matches('-').split_once(" = ").expect("knob = value").0;
+        assert!(reason.starts_with('#'), "{knob} has no reason");
+        let short = knob.rsplit('.').next().expect("a name");
+        assert!(page.contains(short), "{knob} is not in docs/tuning.md");
+    }
+}
+
+#[test]
+fn every_file_in_tuning_is_said_what_for() {
+    let readme = read("tuning/README.md");
+    for entry in std::fs::read_dir(path("tuning")).expect("a folder") {
+        let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
+        assert!(name == "README.md" || readme.contains(&format!("`{name}`")), "{name} is not in tuning/README.md");
     }
 }
