@@ -70,7 +70,7 @@ fn a_crowd_of_several_processes_gets_what_is_published() {
     assert!(succeeded, "{line}");
     assert_eq!((&line["processes"], &line["deliveries"], &line["lost"]), (&3.into(), &5000.into(), &0.into()), "{line}");
     // All of them leave at once; the server must soon be as if nobody had been there.
-    wait_for("everybody to be gone", || (server.metric_sum("ringmain_connections{") <= 1.0).then_some(()));
+    wait_for("everybody to be gone", || (server.metric_sum("ringmain_connections") <= 1.0).then_some(()));
 }
 
 /// Puts a load on the server; what it found, and whether it exited with success.
