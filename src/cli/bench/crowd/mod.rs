@@ -76,13 +76,12 @@ pub fn run(args: &CrowdArgs) -> Result<Outcome, BenchError> {
     let held = stay(&mut lead, &mut parts, args.hold)?;
     let after = look(args)?;
 
-    lead.open_publisher(&args.channel, &args.common.api_key(), PAYLOAD_BYTES_MIN)?;
     let mut slowest = 0;
     for broadcast in 1..=args.broadcasts {
         parts.expect()?;
         wait(&mut lead, &mut parts, "broadcasts are waited for by all", broadcast, |sum| sum.expecting)?;
         let began = lead.clock.now();
-        lead.publish(began);
+        publish(&mut lead, args)?;
         wait(&mut lead, &mut parts, "deliveries", args.connections as u64 * broadcast, |sum| sum.delivered)?;
         slowest = slowest.max(lead.clock.now() - began);
     }
@@ -98,6 +97,19 @@ fn look(args: &CrowdArgs) -> Result<Look, BenchError> {
     };
     let used = kib("MemTotal:").saturating_sub(kib("MemAvailable:")) * 1024;
     Ok(Look { server: args.common.server().memory()?.unwrap_or_default(), used })
+}
+
+/// Publishes once and waits for the answer, over a connection that is opened for it: the server closes one that idles.
+fn publish(lead: &mut Fleet, args: &CrowdArgs) -> Result<(), BenchError> {
+    lead.open_publisher(&args.channel, &args.common.api_key(), PAYLOAD_BYTES_MIN)?;
+    lead.publish(lead.clock.now());
+    let stall = &mut lead.stall("waiting for the publication's answer");
+    while lead.in_flight() > 0 {
+        stall.check(0, lead.clock.now())?;
+        lead.turn(lead.clock.now() + LOOK_NANOS)?;
+    }
+    lead.close_publisher();
+    Ok(())
 }
 
 /// Waits until the parts have come to `count`.

@@ -137,6 +137,11 @@ impl Fleet {
         Ok(())
     }
 
+    /// Closes that connection.
+    pub fn close_publisher(&mut self) {
+        self.publisher = None;
+    }
+
     /// Publishes, once [`Fleet::turn`] finds room in the socket.
     pub fn publish(&mut self, intended: u64) {
         if let Some(publisher) = &mut self.publisher {
