@@ -1,5 +1,6 @@
 //! The built binary, from outside: real sockets, stock clients, real servers behind it.
 
+mod admission;
 mod browser;
 mod http;
 mod log;

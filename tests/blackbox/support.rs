@@ -195,9 +195,16 @@ impl Client {
 
     /// Reads until the text has come; returns everything up to its end.
     pub fn read_until(&mut self, wanted: &str) -> String {
+        self.read_until_one_of(&[wanted])
+    }
+
+    /// The same for whichever of several texts comes first.
+    pub fn read_until_one_of(&mut self, wanted: &[&str]) -> String {
+        let end =
+            |wire: &[u8], text: &str| Some(wire.windows(text.len()).position(|window| window == text.as_bytes())? + text.len());
         loop {
-            if let Some(at) = self.wire.windows(wanted.len()).position(|window| window == wanted.as_bytes()) {
-                return String::from_utf8_lossy(&self.wire.drain(..at + wanted.len()).collect::<Vec<u8>>()).into_owned();
+            if let Some(end) = wanted.iter().filter_map(|text| end(&self.wire, text)).min() {
+                return String::from_utf8_lossy(&self.wire.drain(..end).collect::<Vec<u8>>()).into_owned();
             }
             assert!(self.fill() > 0, "closed before {wanted:?}: {:?}", String::from_utf8_lossy(&self.wire));
         }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringmain::base::ConnId;
+use ringmain::base::{ConnId, Nanos};
 use ringmain::hub::PayloadKind;
 
 use crate::client::{Asked, Client, Wish, publish_frame};
@@ -16,6 +16,10 @@ use crate::wire::Way;
 use crate::world::World;
 
 const CLIENTS_MAX: usize = 16;
+/// Clients of an avalanche: many times what is let in at once.
+const AVALANCHE: usize = 60;
+/// Steps in which everybody is cut off.
+const AVALANCHES_AT: [u64; 3] = [120, 220, 320];
 /// How long a request may be sent again under its key, so that the key still holds.
 const RETRY_WITHIN: Duration = Duration::from_secs(100);
 /// A connection that has been idle for longer may be closed by the server at any time.
@@ -70,7 +74,7 @@ impl World {
         }
     }
 
-    /// Reload and drain, in the runs that have them.
+    /// Reload, drain and avalanche, in the runs that have them.
     fn operate(&mut self, step: u64) {
         let count = self.workers.len() as u64;
         if self.settings.reloads && (150..150 + count * 10).contains(&step) && step.is_multiple_of(10) {
@@ -86,6 +90,29 @@ impl World {
             self.drain(at);
             self.totals.one("drain");
         }
+        if self.settings.avalanches && AVALANCHES_AT.contains(&step) {
+            self.avalanche();
+        }
+    }
+
+    /// Everybody loses the connection and is back at once: those who were turned away before as well, whatever they were told.
+    fn avalanche(&mut self) {
+        self.note(|| "an avalanche".to_owned());
+        while self.clients.len() < AVALANCHE {
+            let wish = self.wish();
+            let client = Client::new(wish, &self.truth);
+            self.clients.push(client);
+        }
+        for client in 0..self.clients.len() {
+            if let Some((at, conn)) = self.clients[client].at {
+                self.reset(at, conn);
+            }
+        }
+        for client in 0..self.clients.len() {
+            self.clients[client].back_at = Nanos(0);
+            self.connect(client);
+        }
+        self.totals.one("avalanche");
     }
 
     fn drain(&mut self, at: usize) {

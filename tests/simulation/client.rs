@@ -1,6 +1,7 @@
 //! One subscriber: what it asks for, what it has read, and whether that makes sense.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +11,7 @@ use ringmain::hub::{ChannelName, PayloadKind, Start};
 use ringmain::ws::{self, Opcode, Scratch};
 use serde_json::Value;
 
-use crate::settings::CHANNELS;
+use crate::settings::{CHANNELS, SPREAD_MAX};
 use crate::track::{Excuses, FOREIGN, Presented, Track, position};
 use crate::truth::{Claim, Content, First, Truth};
 use crate::verdict::{Breach, Judged, condemn, demand};
@@ -51,6 +52,8 @@ pub enum Reaction {
 pub struct Surroundings {
     pub now: Nanos,
     pub draining: bool,
+    /// Few may come in at once.
+    pub limited: bool,
     /// When publishing towards some home was last congested on this worker.
     pub congested_at: Nanos,
     /// When deliveries to this worker last collapsed, by channel.
@@ -73,6 +76,10 @@ pub struct Client {
     pub told_end: Option<u16>,
     pub asked: VecDeque<Asked>,
     pub asked_at: Nanos,
+    /// It was told not to come before.
+    pub back_at: Nanos,
+    /// A poll has been answered on this connection.
+    polled: bool,
     last_event_id: Option<String>,
     reader: Reader,
     /// What a raw WebSocket's connection has read.
@@ -93,6 +100,8 @@ impl Client {
             told_end: None,
             asked: VecDeque::new(),
             asked_at: Nanos(0),
+            back_at: Nanos(0),
+            polled: false,
             last_event_id: None,
             run: Vec::new(),
         }
@@ -114,6 +123,7 @@ impl Client {
         self.at = Some(at);
         self.room = room;
         (self.blocked, self.slow, self.half_closed, self.told_end) = (false, false, false, None);
+        self.polled = false;
         self.reader = Reader::new(self.wish.way, self.wish.raw, self.wish.deflate);
     }
 
@@ -264,10 +274,14 @@ impl Client {
                 reactions.push(Reaction::Say(ws::encode::masked(Opcode::Pong, &payload, [9, 8, 7, 6])));
                 Ok(false)
             }
-            Heard::Close(code) => {
+            Heard::Close(code, reason) => {
                 let code_bytes = code.to_be_bytes();
                 reactions.push(Reaction::Say(ws::encode::masked(Opcode::Close, &code_bytes, [1, 1, 2, 2])));
                 reactions.push(Reaction::Count(format!("close {code}")));
+                if matches!(code, 1001 | 1013) {
+                    let delay = reason.split_once(", retry in ").and_then(|(_, rest)| rest.strip_suffix(" ms")?.parse().ok());
+                    self.delayed(delay.unwrap_or(0), around)?;
+                }
                 self.ended(code, around).map(|()| false)
             }
             Heard::Response { status, head, body } => self.polled(status, &head, &body, around, truth, reactions).map(|()| false),
@@ -296,6 +310,8 @@ impl Client {
             // History may be trimmed under a reader that catches up.
             3010 => self.is_blind() && (self.slow || collapsed || self.wish.first != First::Now),
             3012 => self.slow,
+            // Nobody who has come in is sent away again.
+            1013 | 3013 => around.limited && self.run.is_empty() && self.tracks.iter().all(|track| !track.is_answered()),
             _ => false,
         };
         demand(fits, Breach::Closed, || format!("{:?} ended with {code}, slow: {}", self.wish, self.slow))
@@ -328,8 +344,22 @@ impl Client {
     fn end_item(&mut self, end: &Value, around: &Surroundings) -> Judged {
         let code = end["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(0);
         let retry = end["retry_ms"].as_u64().unwrap_or(0);
-        demand((1000..=4000).contains(&retry) && end["reconnect"] == true, Breach::Closed, || format!("a wrong end: {end}"))?;
+        demand(end["reconnect"] == true, Breach::Closed, || format!("a wrong end: {end}"))?;
+        self.delayed(retry, around)?;
         self.ended(code, around)
+    }
+
+    /// It is told when to come back: not at once, and not later than it may be told.
+    fn delayed(&mut self, delay_ms: u64, around: &Surroundings) -> Judged {
+        // Where nobody is kept out, a place is a fraction of a millisecond.
+        let spread = if around.limited { SPREAD_MAX } else { Duration::from_millis(20) };
+        let most = Duration::from_secs(4) + spread;
+        let delay = Duration::from_millis(delay_ms);
+        demand(delay >= Duration::from_secs(1) && delay <= most, Breach::Closed, || format!("to come back in {delay:?}"))?;
+        if around.limited {
+            self.back_at = around.now + delay;
+        }
+        Ok(())
     }
 
     /// The answer to a publication of this connection.
@@ -416,19 +446,33 @@ impl Client {
                 self.poll_token(tag(head)?, around, truth)?;
                 reactions.push(Reaction::Count("poll 304".to_owned()));
             }
-            503 => {
-                let waited = around.now.since(self.asked_at) >= std::time::Duration::from_secs(5);
-                demand(waited || around.draining, Breach::Refused, || "a poll was answered 503 at once".to_owned())?;
-            }
+            503 => self.poll_refused(head, around, reactions)?,
             _ => return condemn(Breach::Refused, format!("a poll was answered {status}: {}", String::from_utf8_lossy(body))),
         }
+        let turned_away = status == 503 && around.limited && !self.polled;
+        self.polled = true;
         if head.contains("Connection: close") {
-            demand(around.draining || self.half_closed, Breach::Closed, || "a poll's connection is not kept".to_owned())?;
+            demand(around.draining || self.half_closed || turned_away, Breach::Closed, || {
+                "a poll's connection is not kept".to_owned()
+            })?;
             self.told_end = Some(0);
         } else {
             reactions.push(Reaction::PollAgain);
         }
         Ok(())
+    }
+
+    fn poll_refused(&mut self, head: &str, around: &Surroundings, reactions: &mut Vec<Reaction>) -> Judged {
+        let waited = around.now.since(self.asked_at) >= Duration::from_secs(5);
+        if waited || around.draining {
+            return Ok(());
+        }
+        // Who polls on is never turned away.
+        demand(around.limited && !self.polled, Breach::Refused, || "a poll was answered 503 at once".to_owned())?;
+        let delay = head.split("Retry-After: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+        reactions.push(Reaction::Count("poll turned away".to_owned()));
+        // Whole seconds, rounded up.
+        self.delayed(delay.unwrap_or(0_u64) * 1000, around)
     }
 
     fn poll_body(&mut self, head: &str, body: &[u8], around: &Surroundings, truth: &mut Truth) -> Judged {

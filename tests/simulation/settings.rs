@@ -36,6 +36,9 @@ const CONFLATED_BYTES: usize = 2400;
 /// How long a drain may take.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
+/// Over how long an avalanche is spread at most.
+pub const SPREAD_MAX: Duration = Duration::from_secs(20);
+
 /// Ugly things of one run, as probabilities.
 #[derive(Clone, Copy, Debug)]
 pub struct Faults {
@@ -82,6 +85,8 @@ pub struct Settings {
     pub reloads: bool,
     /// Whether one worker is drained in the middle.
     pub drains: bool,
+    /// Whether few may come in at once, and everybody is cut off and comes back together.
+    pub avalanches: bool,
     /// Whether who takes nothing is waited for longer than the clock ever jumps, so that what is told to a stalled reader in the
     /// end can be told.
     pub patient: bool,
@@ -110,6 +115,7 @@ impl Settings {
             tight_memory: seed % 16 == 7,
             reloads: seed % 5 == 3,
             drains: seed % 10 == 6,
+            avalanches: seed % 6 == 4 && !calm,
             patient: !seed.is_multiple_of(3),
         }
     }
@@ -122,6 +128,11 @@ impl Settings {
         options.hub.position_records_max = if self.forgetful { 1 } else { 1000 };
         options.hub.history_bytes_max = if self.tight_memory { 150_000 } else { 256 << 20 };
         options.hub.namespaces = namespaces();
+        if self.avalanches {
+            options.server.handshakes_per_second_max = 6;
+            options.server.handshakes_in_flight_max = 3;
+            options.server.reconnect_spread_max = SPREAD_MAX;
+        }
         if self.patient {
             options.http.send_timeout = Duration::from_secs(600);
         }

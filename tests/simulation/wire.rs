@@ -38,7 +38,7 @@ pub enum Heard {
         bytes: Vec<u8>,
     },
     Ping(Vec<u8>),
-    Close(u16),
+    Close(u16, String),
     /// A whole response of a poll.
     Response {
         status: u16,
@@ -136,7 +136,7 @@ impl Reader {
                 Event::Binary(bytes) => Heard::Message { binary: true, bytes: bytes.to_vec() },
                 Event::Ping(payload) => Heard::Ping(payload.to_vec()),
                 Event::Pong(_) => continue,
-                Event::Close { code, .. } => Heard::Close(code.map_or(1005, ws::CloseCode::number)),
+                Event::Close { code, reason } => Heard::Close(code.map_or(1005, ws::CloseCode::number), reason.to_owned()),
             });
         }
         if bytes.is_empty() { Ok(()) } else { condemn(Breach::Torn, "a frame behind the close frame") }

@@ -175,6 +175,7 @@ impl World {
         Surroundings {
             now: self.now.monotonic,
             draining: worker.draining,
+            limited: self.settings.avalanches,
             congested_at: worker.congested_at,
             collapsed_at: worker.collapsed_at,
         }
@@ -239,7 +240,7 @@ impl World {
 
     pub fn connect(&mut self, client: usize) {
         let open: Vec<usize> = (0..self.workers.len()).filter(|&worker| !self.workers[worker].draining).collect();
-        if open.is_empty() {
+        if open.is_empty() || self.clients[client].back_at > self.now.monotonic {
             return;
         }
         let at = open[self.pick(open.len())];
