@@ -202,7 +202,7 @@ impl Shard {
             workers: vec![WorkerFacts {
                 worker: self.id.0,
                 timers: self.timers.len() as u64,
-                handshakes_in_flight: self.admission.in_flight() as u64,
+                handshakes_in_flight: self.handshakes_in_flight() as u64,
                 handshake_capacity: self.admission.cost.per_second() as u64,
                 publish_to_last_write: self.publish_to_last_write.clone(),
                 shell,

@@ -459,6 +459,8 @@ impl World {
         for (at, client) in self.clients.iter().enumerate() {
             demand(client.at.is_none(), Breach::Closed, || format!("client {at} outlived the drain: {:?}", client.wish))?;
         }
+        let in_flight: usize = self.workers.iter().map(|worker| worker.shard.handshakes_in_flight()).sum();
+        demand(in_flight == 0, Breach::Unbounded, || format!("{in_flight} handshakes of nobody would keep others out"))?;
         demand(self.workers.iter().all(|worker| worker.shard.is_drained(self.now)), Breach::Closed, || "not drained".to_owned())
     }
 }

@@ -128,6 +128,12 @@ impl Shard {
         }
     }
 
+    /// Subscribers coming in whose homes have not all answered.
+    #[must_use]
+    pub const fn handshakes_in_flight(&self) -> usize {
+        self.admission.in_flight()
+    }
+
     /// Whether the shell is to say how much processor time its thread has used ([`Input::Worked`](super::Input::Worked)).
     #[must_use]
     pub fn wants_work_measured(&self) -> bool {
