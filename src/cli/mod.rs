@@ -67,6 +67,9 @@ struct ServeArgs {
     /// Threads; 0 is one per core.
     #[arg(long, value_name = "N")]
     workers: Option<String>,
+    /// auto, uring or epoll: the kernel interface of the workers.
+    #[arg(long, value_name = "INTERFACE")]
+    io: Option<String>,
     /// production or development; development lets everybody in.
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
@@ -91,6 +94,7 @@ impl ServeArgs {
         [
             listen.map(flag("--listen", "server", "listen")),
             self.workers.clone().map(flag("--workers", "server", "workers")),
+            self.io.clone().map(flag("--io", "server", "io")),
             self.mode.clone().map(flag("--mode", "server", "mode")),
             self.log_level.clone().map(flag("--log-level", "log", "level")),
         ]

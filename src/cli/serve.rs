@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{logging, misconfigured, say, startup};
 use crate::config::{Config, Mode, Sources};
-use crate::net::{self, Bound, ServeOptions};
+use crate::net::{self, Bound, Interface, ServeOptions};
 use crate::{ring, shard};
 
 /// Serves until a signal ends it.
@@ -43,6 +43,7 @@ fn serve_options(config: &Config) -> ServeOptions {
     let connect_timeout = config.shard.proxy.upstreams.iter().map(|upstream| upstream.connect_timeout).max();
     ServeOptions {
         internal_listen: config.internal_listen,
+        io: config.interface,
         workers: config.workers,
         congestion: (!congestion.is_empty()).then(|| congestion.clone()),
         quiet_after: config.io.park_after,
@@ -59,7 +60,10 @@ fn announce(config: &Config, bound: &Bound) {
         Mode::Development => "development",
     };
     let listen = bound.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    tracing::info!(listen, workers = bound.workers, mode, "serving");
+    if let Interface::Epoll { refused: Some(error), .. } = &bound.interface {
+        tracing::warn!("epoll is used instead of io_uring: {error}");
+    }
+    tracing::info!(listen, workers = bound.workers, io = bound.interface.name(), mode, "serving");
 }
 
 /// Reads the configuration again, says what of it applies, and hands that over. What is wrong leaves everything as it was.

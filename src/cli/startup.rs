@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use rustix::process::{Resource, getrlimit};
 
 use crate::config::{Config, Mode};
-use crate::net::Bound;
+use crate::net::{Bound, Interface};
 
 /// Descriptors that a worker may have open; `None` where there is no limit.
 pub fn open_files_max() -> Option<u64> {
@@ -17,13 +17,17 @@ pub fn lines(config: &Config, bound: &Bound, open_files_max: Option<u64>) -> Vec
     let mut lines = vec![format!("ringmain {} ({})", env!("CARGO_PKG_VERSION"), origin(config))];
     lines.extend(bound.listen.iter().map(|address| format!("listening on http://{address}")));
     lines.extend(bound.internal_listen.map(|address| format!("API, metrics and health on http://{address}")));
-    let doorbells = if bound.ring_doorbells { "ring" } else { "eventfd" };
+    let doorbells = if matches!(bound.interface, Interface::Uring { ring_doorbells: true, .. }) { "ring" } else { "eventfd" };
     let workers = if bound.workers == 1 { "worker" } else { "workers" };
     lines.push(format!("{} {workers}, woken by {doorbells}", bound.workers));
-    lines.push(format!("kernel: {}", bound.features));
-    lines.push(match open_files_max {
-        Some(limit) => format!("open files: {limit} per worker (RLIMIT_NOFILE)"),
-        None => "open files: no limit".to_owned(),
+    lines.push(format!("kernel: {}", bound.interface));
+    if let Interface::Epoll { refused: Some(error), .. } = &bound.interface {
+        lines.push(format!("        epoll serves the same with more system calls, as there is no ring: {error}"));
+    }
+    lines.push(match (open_files_max, &bound.interface) {
+        (Some(limit), Interface::Uring { .. }) => format!("open files: {limit} per worker (RLIMIT_NOFILE)"),
+        (Some(limit), Interface::Epoll { .. }) => format!("open files: {limit}, shared by all workers (RLIMIT_NOFILE)"),
+        (None, _) => "open files: no limit".to_owned(),
     });
     if config.mode == Mode::Development
         && let Some(address) = bound.listen.first()
@@ -74,7 +78,7 @@ fn hints(config: &Config, address: SocketAddr) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::config::Sources;
-    use crate::ring::{Features, SetupFlags};
+    use crate::ring::{Features, RingError, SetupFlags};
 
     fn features() -> Features {
         Features {
@@ -91,11 +95,15 @@ mod tests {
     }
 
     fn text(environment: &[(&str, &str)], address: &str) -> String {
+        text_on(Interface::Uring { features: features(), ring_doorbells: true }, environment, address)
+    }
+
+    fn text_on(interface: Interface, environment: &[(&str, &str)], address: &str) -> String {
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let config = Config::load(&Sources { environment, ..Sources::default() }).expect("a config");
         let listen = vec![address.parse().expect("an address")];
         let internal_listen = config.internal_listen;
-        let bound = Bound { listen, internal_listen, workers: 2, features: features(), ring_doorbells: true };
+        let bound = Bound { listen, internal_listen, workers: 2, interface };
         lines(&config, &bound, Some(20_000)).join("\n")
     }
 
@@ -115,6 +123,21 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn who_serves_without_a_ring_is_told_why_and_what_to_do() {
+        let text = text_on(Interface::Epoll { connections: 9980, refused: Some(RingError::Seccomp) }, &[], "127.0.0.1:80");
+        for part in [
+            "woken by eventfd",
+            "kernel: epoll: 9980 connections per worker\n",
+            "seccomp=tuning/seccomp.json",
+            "20000, shared by all workers",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        let text = text_on(Interface::Epoll { connections: 9980, refused: None }, &[], "127.0.0.1:80");
+        assert!(!text.contains("no ring"), "{text}");
     }
 
     #[test]

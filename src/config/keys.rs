@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::field::{Field, Words};
 use super::{Config, LogFormat, LogLevel, Mode};
 use crate::hub::{ChannelKind, Namespace, SlowConsumer, UnknownNamespace};
+use crate::net::Io;
 use crate::proxy;
 
 /// A key of a table that configures a `T`.
@@ -71,7 +72,7 @@ pub static TABLES: [Table; 10] = [
     Table { name: "log", keys: &LOG },
 ];
 
-static SERVER: [Key<Config>; 9] = [
+static SERVER: [Key<Config>; 10] = [
     Key {
         name: "mode",
         doc: "\"production\" denies what is not allowed; \"development\" allows all, and needs no config file.",
@@ -94,6 +95,12 @@ static SERVER: [Key<Config>; 9] = [
         name: "workers",
         doc: "Threads, each with its own ring. 0: one per core.",
         field: |config| Field::Count(&mut config.workers, 0..=usize::from(crate::hub::WORKERS_MAX)),
+        live: false,
+    },
+    Key {
+        name: "io",
+        doc: "Kernel interface: \"uring\", \"epoll\", or \"auto\": io_uring where the kernel lets us, else epoll. The start says which and why.",
+        field: |config| Field::Choice(&mut config.interface),
         live: false,
     },
     Key {
@@ -482,6 +489,11 @@ pub static ROUTE: [Key<RouteDraft>; 3] = [
 impl Words for Mode {
     const WORDS: &'static [&'static str] = &["production", "development"];
     const VALUES: &'static [Self] = &[Self::Production, Self::Development];
+}
+
+impl Words for Io {
+    const WORDS: &'static [&'static str] = &["auto", "uring", "epoll"];
+    const VALUES: &'static [Self] = &[Self::Auto, Self::Uring, Self::Epoll];
 }
 
 impl Words for LogLevel {

@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::hub::Access;
+use crate::net::Io;
 use crate::shard;
 
 /// Port of a server that was not told where to listen.
@@ -46,6 +47,8 @@ pub struct Config {
     pub internal_listen: Option<SocketAddr>,
     /// 0: one per core.
     pub workers: usize,
+    /// The kernel interface of the workers; a change needs a restart.
+    pub interface: Io,
     /// The shell's and the rings' share; a change needs a restart.
     pub io: IoOptions,
     /// Read once at start; a change needs a restart.
@@ -123,6 +126,7 @@ impl Default for Config {
             listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT)],
             internal_listen: None,
             workers: 0,
+            interface: Io::Auto,
             io: IoOptions { buffers: 0, congestion_control: String::new(), park_after: Duration::from_secs(5) },
             log: LogOptions { level: LogLevel::Info, format: LogFormat::Auto },
             shard: shard::Options::default(),

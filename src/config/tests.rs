@@ -175,6 +175,7 @@ fn every_option_has_a_key() {
         mode: _,
         listen: _,
         internal_listen: _,
+        interface: _,
         workers: _,
         io,
         log,

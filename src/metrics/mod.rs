@@ -454,6 +454,8 @@ pub struct LoopFacts {
 /// What is the same for the whole process, as each worker knows it.
 #[derive(Clone, Debug, Default)]
 pub struct ProcessFacts {
+    /// The kernel interface of the workers: `uring` or `epoll`.
+    pub io: &'static str,
     /// When it started, in milliseconds since 1970.
     pub start_ms: u64,
     /// New configurations that a SIGHUP brought.

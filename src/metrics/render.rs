@@ -134,7 +134,8 @@ impl Snapshot {
     /// Every worker knows them; the newest word counts.
     fn render_process(&self, text: &mut Text, draining: bool) {
         let newest = |value: fn(&WorkerFacts) -> u64| self.workers.iter().map(value).max().unwrap_or(0);
-        text.family("build_info", "gauge", [(format!("version=\"{}\",io=\"uring\"", env!("CARGO_PKG_VERSION")), 1)]);
+        let io = self.workers.first().map_or("", |facts| facts.shell.process.io);
+        text.family("build_info", "gauge", [(format!("version=\"{}\",io=\"{io}\"", env!("CARGO_PKG_VERSION")), 1)]);
         text.single(
             "start_time_seconds",
             "gauge",

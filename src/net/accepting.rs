@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::cells::{Cell, Flags, Stage};
 use super::deadlines::Due;
+use super::loads::is_full;
 use super::sockets::Sockets;
 use rustix::io::Errno;
 
@@ -25,16 +26,10 @@ const LANES: u32 = 8;
 /// Free slots for each of them.
 const SLOTS_PER_LANE: u32 = 8;
 /// How soon a worker that could not accept for want of room anywhere looks again: others do not tell when they have room.
-const FULL_RETRY: Duration = Duration::from_millis(100);
-/// Shares of the descriptor table, in percent: above the first fresh connections go elsewhere, above the second none is accepted.
-const CROWDED_PERCENT: u64 = 95;
-const FULL_PERCENT: u64 = 98;
-/// Load above the mean, in percent and with some slack for small numbers, from which fresh connections go elsewhere.
-const UNEVEN_PERCENT: u64 = 125;
-const UNEVEN_SLACK: u64 = 64;
+pub(super) const FULL_RETRY: Duration = Duration::from_millis(100);
 /// First and longest pause after the kernel refused to accept for want of something.
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(50);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// A listening socket of this worker.
 pub struct Listener {
@@ -83,7 +78,7 @@ impl Listener {
 
 impl Sockets {
     /// Starts accepting.
-    pub fn listen(&mut self) {
+    pub fn start_accepting(&mut self) {
         for index in 0..self.listeners.len() {
             self.arm_accept(index);
         }
@@ -259,21 +254,10 @@ impl Sockets {
 
     /// The worker that should have a fresh connection instead of this one.
     fn roomier(&self) -> Option<usize> {
-        let loads = &self.peers.loads;
-        if loads.len() < 2 || self.draining || !self.ring.features().peer_name {
+        if self.draining || !self.ring.features().peer_name {
             return None;
         }
-        let me = self.peers.me;
-        let load = |worker: usize| u64::from(loads.connections(worker));
-        let is_below = |worker, percent| load(worker) * 100 < u64::from(loads.capacity(worker)) * percent;
-        let mine = load(me);
-        let total: u64 = (0..loads.len()).map(load).sum();
-        let uneven = mine * 100 * loads.len() as u64 > total * UNEVEN_PERCENT && mine > total / loads.len() as u64 + UNEVEN_SLACK;
-        if is_below(me, CROWDED_PERCENT) && !uneven {
-            return None;
-        }
-        let least = (0..loads.len()).min_by_key(|&worker| load(worker))?;
-        (least != me && load(least) < mine && is_below(least, FULL_PERCENT)).then_some(least)
+        self.peers.loads.roomier(self.peers.me)
     }
 
     fn hand_to(&mut self, conn: ConnId, worker: usize, address: SocketAddr) {
@@ -316,7 +300,7 @@ impl Sockets {
     // ---- full tables ----
 
     fn is_full(&self) -> bool {
-        u64::from(self.live) * 100 >= u64::from(self.ring.features().files) * FULL_PERCENT
+        is_full(self.live, self.ring.features().files)
     }
 
     /// With little room left, a multishot accept is replaced by single ones; with much again, they by it.
@@ -358,7 +342,7 @@ impl Sockets {
     // ---- draining ----
 
     /// Stops listening, once everything that had already connected is accepted: a closed listener resets its queue.
-    pub fn start_drain(&mut self, now: Now) {
+    pub(super) fn stop_listening(&mut self, now: Now) {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
@@ -372,7 +356,7 @@ impl Sockets {
     }
 
     /// Whether a drain has closed every listener that it closes, and knows everybody who had connected.
-    pub fn has_stopped_listening(&self) -> bool {
+    pub(super) fn is_done_listening(&self) -> bool {
         let mut listeners = self.listeners.iter();
         self.adopting.is_empty() && listeners.all(|listener| listener.state == Accepting::Closed || listener.stays_in_drain())
     }
@@ -419,7 +403,7 @@ impl Sockets {
 
 /// Errors of accept that say nothing about the next one (accept(2): errors of the new connection are passed on), and our own
 /// cancelling.
-fn concerns_one_connection(errno: i32) -> bool {
+pub(super) fn concerns_one_connection(errno: i32) -> bool {
     matches!(
         errno,
         libc::ECANCELED

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::accepting::{Accepting, Listener};
 use super::listen;
 use super::loads::Loads;
+use super::shell::Shell;
 use super::sockets::{Peers, Sockets, Times};
 use crate::base::{Nanos, Now, ShardId, WallMs};
 use crate::metrics::Label;
@@ -37,7 +38,7 @@ impl Bench {
         let times = Times { quiet_after: Duration::from_secs(5), connect_timeout: Duration::from_secs(5) };
         let now = Now { monotonic: Nanos(1_000_000_000), wall: WallMs(0) };
         let mut sockets = Sockets::new(ring, vec![listener], Peers { me: 0, rings, loads }, times);
-        sockets.listen();
+        sockets.start_accepting();
         let shard = Shard::new(ShardId(0), 1, Arc::new(Options::default()), 1, now);
         Self { sockets, shard, address, now }
     }

@@ -20,8 +20,8 @@ use crate::ring::Kind;
 use crate::shard::CloseHow;
 
 /// Input discarded from a closed connection at most, in bytes and time.
-const LINGER_BYTES_MAX: u32 = 64 << 10;
-const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const LINGER_BYTES_MAX: u32 = 64 << 10;
+pub(super) const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for the completions of a closing connection; later ones are a bug.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -47,7 +47,7 @@ impl Running {
         threads
             .map(|(worker, thread)| match thread.join() {
                 Ok(Ok(facts)) => Ok(facts),
-                Ok(Err(error)) => Err(ServeError::Ring { worker, error }),
+                Ok(Err(error)) => Err(ServeError::of(worker, error)),
                 Err(_) => Err(ServeError::Worker { worker }),
             })
             .collect()

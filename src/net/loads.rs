@@ -7,6 +7,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Shares of the descriptor table, in percent: above the first fresh connections go elsewhere, above the second none is accepted.
+const CROWDED_PERCENT: u64 = 95;
+const FULL_PERCENT: u64 = 98;
+/// Load above the mean, in percent and with some slack for small numbers, from which fresh connections go elsewhere.
+const UNEVEN_PERCENT: u64 = 125;
+const UNEVEN_SLACK: u64 = 64;
+
+/// Whether a table of so many slots takes no more fresh connections.
+pub fn is_full(connections: u32, slots: u32) -> bool {
+    u64::from(connections) * 100 >= u64::from(slots) * FULL_PERCENT
+}
+
 /// One worker's table, alone on its cache line.
 #[repr(align(64))]
 #[derive(Default)]
@@ -45,6 +57,24 @@ impl Loads {
     /// Connections of a worker now, those included that are on their way to it.
     pub fn connections(&self, worker: usize) -> u32 {
         self.0[worker].connections.load(Ordering::Relaxed)
+    }
+
+    /// The worker that should have a fresh connection instead of `me`.
+    pub fn roomier(&self, me: usize) -> Option<usize> {
+        if self.len() < 2 {
+            return None;
+        }
+        let load = |worker: usize| u64::from(self.connections(worker));
+        let mine = load(me);
+        let total: u64 = (0..self.len()).map(load).sum();
+        let mean = total / self.len() as u64;
+        let uneven = mine * 100 * self.len() as u64 > total * UNEVEN_PERCENT && mine > mean + UNEVEN_SLACK;
+        if mine * 100 < u64::from(self.capacity(me)) * CROWDED_PERCENT && !uneven {
+            return None;
+        }
+        let least = (0..self.len()).min_by_key(|&worker| load(worker))?;
+        let has_room = !is_full(self.connections(least), self.capacity(least));
+        (least != me && load(least) < mine && has_room).then_some(least)
     }
 
     /// Counts a connection that has a slot already.

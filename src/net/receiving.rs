@@ -27,7 +27,7 @@ const SWEEP_CANCELS_MAX: u32 = 1024;
 /// How soon a step that was cut short goes on.
 const SWEEP_PAUSE: Duration = Duration::from_millis(1);
 /// How soon a receive is tried again that failed for want of kernel memory.
-const NO_MEMORY_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const NO_MEMORY_PAUSE: Duration = Duration::from_millis(50);
 /// What an end of the peer's side looks like to poll.
 const HANG_UP: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
 

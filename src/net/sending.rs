@@ -95,7 +95,7 @@ impl Sockets {
 }
 
 /// The pause after so many wakes without progress. `None`: poll is still believed.
-fn back_off(stalls: u8) -> Option<Duration> {
+pub(super) fn back_off(stalls: u8) -> Option<Duration> {
     let doublings = u32::from(stalls.checked_sub(STALLS_BEFORE_BACKOFF)?).min(8);
     Some((BACKOFF_MIN * (1 << doublings)).min(BACKOFF_MAX))
 }

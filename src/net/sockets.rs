@@ -1,4 +1,4 @@
-//! The sockets of one worker: completions in, shard inputs out; shard outputs in, submissions out.
+//! The sockets of one worker on io_uring: completions in, shard inputs out; shard outputs in, submissions out.
 //!
 //! This is the shell's whole state. It decides nothing about channels or requests; it keeps the promises that `shard::io`
 //! makes, on the kernel that there is. Its acts are grouped by file:
@@ -14,7 +14,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +24,11 @@ use super::connecting::Attempt;
 use super::deadlines::{Deadlines, Due};
 use super::loads::Loads;
 use super::receiving::{Following, Sweep};
-use crate::base::{ConnId, Nanos, Now};
+use super::shell::{Handed, Shell, ShellError};
+use super::worker::Bells;
+use crate::base::{ConnId, Nanos, Now, ShardId};
 use crate::metrics::LoopFacts;
-use crate::ring::{Completion, Kind, Ring, Token};
+use crate::ring::{Completion, Kind, Ring, Token, Wait};
 use crate::shard::{ConnectCause, GoneCause, Input, Output, Shard};
 
 /// Deadlines fired per turn.
@@ -165,61 +167,11 @@ impl Sockets {
         Some(ConnId { slot, generation: cell.generation })
     }
 
-    /// Does what the shard asks.
-    pub fn perform(&mut self, output: Output, now: Now) {
-        match output {
-            Output::Send { conn, frames, skip } => self.send(conn, frames, skip),
-            Output::Close { conn, how } => self.close(conn, how, now),
-            Output::Connect { token, address } => self.connect(token, address),
-            Output::PauseReading { conn, paused } => self.pause_reading(conn, paused),
-            // Answered by the worker, who knows more than its sockets.
-            Output::AskFacts => {}
+    fn reset_bell(&mut self, bell: &OwnedFd, more: bool) {
+        let _ = rustix::io::read(bell, &mut [0; 8]);
+        if !more {
+            self.ring.poll_descriptor(bell.as_fd(), wake_token());
         }
-    }
-
-    /// Fires the shell's own deadlines.
-    pub fn handle_timeout(&mut self, shard: &mut Shard, now: Now) {
-        let cells = &mut self.cells;
-        self.deadlines.prune(|conn| cells.of(conn).is_some());
-        for _ in 0..EXPIRED_MAX {
-            let Some(due) = self.deadlines.expire(now.monotonic) else { return };
-            match due {
-                Due::Linger(conn) => self.linger_expired(conn, now),
-                Due::Close(conn) => self.close_expired(conn),
-                Due::Connect(conn) => self.connect_expired(conn),
-                Due::Write(conn) => self.write_again(conn, shard, now),
-                Due::Receive(conn) => self.receive_again(conn),
-                Due::Name(conn) => self.ask_name(conn),
-                Due::Accept(listener) => self.accept_again(listener, now),
-                Due::Sweep => self.sweep(now),
-            }
-        }
-    }
-
-    /// Whether no client's connection is left, in whatever stage: also none that the shard has never heard of or has forgotten.
-    pub fn has_no_clients(&self) -> bool {
-        self.live == self.upstreams && self.adopting.is_empty()
-    }
-
-    /// When [`Self::handle_timeout`] next has something to do.
-    pub fn poll_timeout(&self) -> Option<Nanos> {
-        self.deadlines.next()
-    }
-
-    /// Whether the next turn has work that no completion will announce.
-    pub fn has_work(&self) -> bool {
-        self.ring.has_completions()
-            || self.ring.has_undecided_sends()
-            || self.following.is_due()
-            || (!self.starved.is_empty() && self.ring.buffers_free() > 0)
-    }
-
-    /// The state as metrics show it.
-    pub fn facts(&mut self) -> &LoopFacts {
-        self.facts.ring = self.ring.counters().clone();
-        self.facts.connections = u64::from(self.live);
-        self.facts.buffers_free = u64::from(self.ring.buffers_free());
-        &self.facts
     }
 
     /// Takes a slot that the kernel has given out into use.
@@ -263,6 +215,147 @@ impl Sockets {
             cell.flags.set(flag);
         }
     }
+}
+
+impl Shell for Sockets {
+    fn listen(&mut self, bell: BorrowedFd<'_>) -> Result<(), ShellError> {
+        self.ring.poll_descriptor(bell, wake_token());
+        self.start_accepting();
+        Ok(())
+    }
+
+    fn enter(&mut self, wait: Wait) -> Result<(), ShellError> {
+        Ok(self.ring.enter(wait)?)
+    }
+
+    fn sends(&self) -> u64 {
+        self.ring.counters().sends
+    }
+
+    fn report(&mut self, shard: &mut Shard, now: Now) {
+        self.apply_refusals(shard, now);
+        self.report_unmade(shard, now);
+    }
+
+    fn apply_next(&mut self, bells: &Bells, shard: &mut Shard, now: Now) -> bool {
+        let Some(completion) = self.ring.pop() else { return false };
+        match completion.token.kind {
+            Kind::Wake => self.reset_bell(&bells.eventfds[self.peers.me], completion.more),
+            // It slept through nothing yet: the bell was taken down, so somebody has to wake it.
+            Kind::DoorbellFailed => bells.wake(ShardId(completion.token.slot as u16)),
+            _ => self.interpret(completion, shard, now),
+        }
+        true
+    }
+
+    fn has_inputs(&self) -> bool {
+        self.ring.has_completions()
+    }
+
+    fn has_work(&self) -> bool {
+        self.ring.has_completions()
+            || self.ring.has_undecided_sends()
+            || self.following.is_due()
+            || (!self.starved.is_empty() && self.ring.buffers_free() > 0)
+    }
+
+    /// Between turns, only when the kernel consumed less than offered.
+    fn has_undecided_sends(&self) -> bool {
+        self.ring.has_undecided_sends()
+    }
+
+    fn perform(&mut self, output: Output, now: Now) {
+        match output {
+            Output::Send { conn, frames, skip } => self.send(conn, frames, skip),
+            Output::Close { conn, how } => self.close(conn, how, now),
+            Output::Connect { token, address } => self.connect(token, address),
+            Output::PauseReading { conn, paused } => self.pause_reading(conn, paused),
+            // Answered by the worker, who knows more than its sockets.
+            Output::AskFacts => {}
+        }
+    }
+
+    fn handle_timeout(&mut self, shard: &mut Shard, now: Now) {
+        let cells = &mut self.cells;
+        self.deadlines.prune(|conn| cells.of(conn).is_some());
+        for _ in 0..EXPIRED_MAX {
+            let Some(due) = self.deadlines.expire(now.monotonic) else { return };
+            match due {
+                Due::Linger(conn) => self.linger_expired(conn, now),
+                Due::Close(conn) => self.close_expired(conn),
+                Due::Connect(conn) => self.connect_expired(conn),
+                Due::Write(conn) => self.write_again(conn, shard, now),
+                Due::Receive(conn) => self.receive_again(conn),
+                Due::Name(conn) => self.ask_name(conn),
+                Due::Accept(listener) => self.accept_again(listener, now),
+                Due::Sweep => self.sweep(now),
+            }
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Nanos> {
+        self.deadlines.next()
+    }
+
+    fn end_turn(&mut self) {
+        self.ring.publish_buffers();
+        self.follow_up();
+        self.feed_starved();
+    }
+
+    fn wake(&mut self, to: ShardId, bells: &Bells) {
+        match &bells.rings {
+            Some(rings) if to.index() < rings.len() => {
+                self.facts.doorbells += 1;
+                self.ring.ring_doorbell(rings[to.index()].as_fd(), u32::from(to.0));
+            }
+            _ => bells.wake(to),
+        }
+    }
+
+    /// Rings hand over by themselves, from table to table.
+    fn poll_handed(&mut self) -> Option<(ShardId, Handed)> {
+        None
+    }
+
+    fn take_over(&mut self, _: Handed, _: &mut Shard, _: Now) {
+        debug_assert!(false, "no worker on a ring hands over by mail");
+    }
+
+    fn take_back(&mut self, _: ShardId, _: Handed, _: &mut Shard, _: Now) {
+        debug_assert!(false, "no worker on a ring hands over by mail");
+    }
+
+    fn start_drain(&mut self, now: Now) {
+        self.stop_listening(now);
+    }
+
+    fn has_stopped_listening(&self) -> bool {
+        self.is_done_listening()
+    }
+
+    /// Also none that the shard has never heard of or has forgotten.
+    fn has_no_clients(&self) -> bool {
+        self.live == self.upstreams && self.adopting.is_empty()
+    }
+
+    fn take_stock(&mut self) {
+        self.facts.ring = self.ring.counters().clone();
+        self.facts.connections = u64::from(self.live);
+        self.facts.buffers_free = u64::from(self.ring.buffers_free());
+    }
+
+    fn facts(&mut self) -> &mut LoopFacts {
+        &mut self.facts
+    }
+
+    fn times(&mut self) -> &mut Times {
+        &mut self.times
+    }
+}
+
+fn wake_token() -> Token {
+    Token::numbered(Kind::Wake, 0)
 }
 
 /// What a broken connection's errno means to the shard.

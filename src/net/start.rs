@@ -1,7 +1,8 @@
 //! Start-up: everything that can fail is tried before the first connection is taken.
 //!
 //! Ports are probed and bound first, then each worker makes its ring on its own thread and shows its descriptor; with all of
-//! them known, the doorbells are tried; only then does anybody listen.
+//! them known, the doorbells are tried; only then does anybody listen. Where a ring cannot be had and none is insisted on, all of
+//! that is done again on epoll, which has neither rings to show nor doorbells to try.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,10 +18,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
 
 use super::accepting::Listener;
+use super::interface::{Interface, Io};
 use super::loads::Loads;
+use super::shell::{Shell, ShellError};
 use super::sockets::{Peers, Sockets, Times};
 use super::worker::{Bells, Clock, Parcel, SendCost, State, Worker};
-use super::{cpu, listen};
+use super::{cpu, epoll, listen};
 use crate::base::{Post, ShardId, post_office};
 use crate::metrics::LoopFacts;
 use crate::ring::{Features, Kind, Ring, RingError, Wait};
@@ -32,6 +35,10 @@ const BUFFERS_MIN: usize = 512;
 const BUFFERS_MAX: usize = 4096;
 /// How long a doorbell may take in the start-up test.
 const DOORBELL_TEST: Duration = Duration::from_secs(1);
+/// Descriptors of the process that are no connections: for the standard streams, files that are opened in passing, accepts and
+/// upstream sockets on their way; and for each worker, besides its listeners.
+const DESCRIPTORS_COMMON: u64 = 32;
+const DESCRIPTORS_PER_WORKER: u64 = 3;
 /// Workers at most: the control thread is one more, and a worker's number has 16 bits.
 const WORKERS_MAX: usize = 1024;
 
@@ -42,6 +49,8 @@ pub struct ServeOptions {
     pub listen: Vec<SocketAddr>,
     /// Takes API, metrics and health off the public ones.
     pub internal_listen: Option<SocketAddr>,
+    /// The kernel interface to use.
+    pub io: Io,
     /// 0: one per allowed CPU.
     pub workers: usize,
     /// Congestion control of accepted connections; `None` is the system's.
@@ -64,6 +73,7 @@ impl ServeOptions {
         Self {
             listen,
             internal_listen: None,
+            io: Io::Auto,
             workers: 0,
             congestion: None,
             quiet_after: Duration::from_secs(5),
@@ -100,10 +110,8 @@ pub struct Bound {
     pub internal_listen: Option<SocketAddr>,
     /// Threads that serve; the control thread is one more.
     pub workers: usize,
-    /// What the kernel gives the first worker's ring; `shrunk` where any ring had to be smaller than asked for.
-    pub features: Features,
-    /// Whether sleeping workers are woken through their rings (else by eventfd).
-    pub ring_doorbells: bool,
+    /// What the workers run on.
+    pub interface: Interface,
 }
 
 /// Why nothing is served.
@@ -128,6 +136,13 @@ pub enum ServeError {
         /// Ends with what to do about it.
         error: RingError,
     },
+    /// epoll refused a worker at start, or became unusable while it served.
+    Epoll {
+        /// Its number, from 0.
+        worker: usize,
+        /// What the system said.
+        error: ShellError,
+    },
     /// No thread, eventfd or signal handler could be had.
     System {
         /// With its article, as in "a thread".
@@ -151,6 +166,7 @@ impl fmt::Display for ServeError {
             ),
             Self::Bind { address, error } => write!(f, "cannot listen on {address}: {error}"),
             Self::Ring { worker, error } => write!(f, "worker {worker}: {error}"),
+            Self::Epoll { worker, error } => write!(f, "worker {worker}: {error}"),
             Self::System { what, error } => write!(f, "cannot make {what}: {error}"),
             Self::Worker { worker } => write!(f, "worker {worker} ended unexpectedly"),
         }
@@ -158,6 +174,15 @@ impl fmt::Display for ServeError {
 }
 
 impl std::error::Error for ServeError {}
+
+impl ServeError {
+    pub(super) fn of(worker: usize, error: ShellError) -> Self {
+        match error {
+            ShellError::Ring(error) => Self::Ring { worker, error },
+            ShellError::Epoll(_) => Self::Epoll { worker, error },
+        }
+    }
+}
 
 /// A server at work.
 pub struct Running {
@@ -168,18 +193,52 @@ pub struct Running {
     /// Where workers ring for the control thread.
     pub(super) bell: UnixStream,
     pub(super) loads: Loads,
-    pub(super) threads: Vec<JoinHandle<Result<LoopFacts, RingError>>>,
+    pub(super) threads: Vec<JoinHandle<Result<LoopFacts, ShellError>>>,
 }
 
 /// Starts all workers. They serve when this returns.
 ///
 /// # Errors
-/// When a port, a ring or a thread cannot be had; then nothing runs.
+/// When a port, a kernel interface or a thread cannot be had; then nothing runs.
 pub fn start(options: &ServeOptions) -> Result<Running, ServeError> {
     raise_descriptor_limit();
-    let workers = options.workers();
     // Until all workers listen: from then on a probe finds them.
     let _claim = listen::Claim::wait(options.listen.iter().chain(&options.internal_listen).map(SocketAddr::port));
+    match options.io {
+        Io::Uring => start_on(options, On::Rings),
+        Io::Epoll => start_on(options, On::epoll(options, None)),
+        Io::Auto => match start_on(options, On::Rings) {
+            Err(ServeError::Ring { error, .. }) => start_on(options, On::epoll(options, Some(error))),
+            result => result,
+        },
+    }
+}
+
+/// The kernel interface of one attempt to start.
+#[derive(Clone, Copy)]
+enum On {
+    Rings,
+    Epoll { connections: u32, refused: Option<RingError> },
+}
+
+impl On {
+    fn epoll(options: &ServeOptions, refused: Option<RingError>) -> Self {
+        let listeners = options.listen.len() + usize::from(options.internal_listen.is_some());
+        let limit = getrlimit(Resource::Nofile).current;
+        let connections = share_of(limit, options.workers() as u64, listeners as u64).min(options.ring.files_max);
+        Self::Epoll { connections, refused }
+    }
+}
+
+/// Connections of each worker where all descriptors are the process's.
+fn share_of(limit: Option<u64>, workers: u64, listeners: u64) -> u32 {
+    let others = DESCRIPTORS_COMMON + workers * (DESCRIPTORS_PER_WORKER + listeners);
+    let share = limit.unwrap_or(u64::MAX).saturating_sub(others) / workers;
+    u32::try_from(share).unwrap_or(u32::MAX).max(1)
+}
+
+fn start_on(options: &ServeOptions, on: On) -> Result<Running, ServeError> {
+    let workers = options.workers();
     let (mut listeners, addresses) = bind_all(options, workers)?;
     let (bell, control_bell) = make_bell()?;
     let eventfds = make_eventfds(workers, control_bell)?;
@@ -202,13 +261,22 @@ pub fn start(options: &ServeOptions) -> Result<Running, ServeError> {
             loads: loads.clone(),
             clock,
         };
-        started.spawn(plan)?;
+        started.spawn(plan, on)?;
     }
-    let (features, ring_doorbells) = started.meet()?;
+    let interface = match started.meet(on) {
+        Ok(interface) => interface,
+        Err(error) => {
+            // A ring is refused before anybody serves.
+            if matches!(error, ServeError::Ring { .. }) {
+                started.wait_for_the_end();
+            }
+            return Err(error);
+        }
+    };
     let Started { threads, .. } = started;
     let internal_listen = options.internal_listen.and(addresses.last().copied());
     let listen = addresses[..options.listen.len()].to_vec();
-    let bound = Bound { listen, internal_listen, workers, features, ring_doorbells };
+    let bound = Bound { listen, internal_listen, workers, interface };
     Ok(Running { bound, post: control, bells: Bells { rings: None, eventfds }, bell, loads, threads })
 }
 
@@ -277,10 +345,10 @@ fn make_eventfds(workers: usize, control_bell: OwnedFd) -> Result<Arc<[OwnedFd]>
     Ok(eventfds.into())
 }
 
-/// What a worker tells the starting thread, in this order.
+/// What a worker tells the starting thread, in this order. On epoll it begins with `Listening`.
 enum Report {
     Ring(OwnedFd, Features),
-    Refused(RingError),
+    Refused(ShellError),
     Heard(bool),
     Listening,
     NoListen(SocketAddr, std::io::Error),
@@ -294,18 +362,21 @@ enum Order {
 
 /// The workers started so far, and the lines to them.
 struct Started {
-    threads: Vec<JoinHandle<Result<LoopFacts, RingError>>>,
+    threads: Vec<JoinHandle<Result<LoopFacts, ShellError>>>,
     hands: Vec<(mpsc::Sender<Order>, mpsc::Receiver<Report>)>,
 }
 
 impl Started {
-    fn spawn(&mut self, plan: Plan) -> Result<(), ServeError> {
+    fn spawn(&mut self, plan: Plan, on: On) -> Result<(), ServeError> {
         let (orders, to_worker) = mpsc::channel();
         let (from_worker, reports) = mpsc::channel();
         let line = Line { orders: to_worker, reports: from_worker };
         let thread = std::thread::Builder::new()
             .name(format!("worker-{}", plan.index))
-            .spawn(move || plan.run(&line))
+            .spawn(move || match on {
+                On::Rings => plan.run_on_ring(&line),
+                On::Epoll { connections, .. } => plan.run_on_epoll(connections, &line),
+            })
             .map_err(|error| ServeError::System { what: "a thread", error })?;
         self.threads.push(thread);
         self.hands.push((orders, reports));
@@ -313,7 +384,26 @@ impl Started {
     }
 
     /// Walks all workers through start-up together. When one fails, dropping the lines ends the others.
-    fn meet(&mut self) -> Result<(Features, bool), ServeError> {
+    fn meet(&mut self, on: On) -> Result<Interface, ServeError> {
+        let interface = match on {
+            On::Rings => self.meet_by_rings()?,
+            On::Epoll { connections, refused } => Interface::Epoll { connections, refused },
+        };
+        let ring_doorbells = matches!(interface, Interface::Uring { ring_doorbells: true, .. });
+        self.order(|| Order::Go { ring_doorbells });
+        for (worker, report) in self.reports() {
+            match report? {
+                Report::Listening => {}
+                Report::NoListen(address, error) => return Err(bind_error(address, error)),
+                Report::Refused(error) => return Err(ServeError::of(worker, error)),
+                Report::Ring(..) | Report::Heard(_) => return Err(ServeError::Worker { worker }),
+            }
+        }
+        Ok(interface)
+    }
+
+    /// Shows every worker all rings, and learns whether they can wake each other.
+    fn meet_by_rings(&mut self) -> Result<Interface, ServeError> {
         let mut rings = Vec::new();
         let mut first: Option<Features> = None;
         for (worker, report) in self.reports() {
@@ -323,7 +413,7 @@ impl Started {
                     let shrunk = features.shrunk;
                     first.get_or_insert(features).shrunk |= shrunk;
                 }
-                Report::Refused(error) => return Err(ServeError::Ring { worker, error }),
+                Report::Refused(error) => return Err(ServeError::of(worker, error)),
                 Report::Heard(_) | Report::Listening | Report::NoListen(..) => return Err(ServeError::Worker { worker }),
             }
         }
@@ -333,20 +423,19 @@ impl Started {
         for (worker, report) in self.reports() {
             match report? {
                 Report::Heard(heard) => ring_doorbells &= heard,
-                Report::Refused(error) => return Err(ServeError::Ring { worker, error }),
+                Report::Refused(error) => return Err(ServeError::of(worker, error)),
                 Report::Ring(..) | Report::Listening | Report::NoListen(..) => return Err(ServeError::Worker { worker }),
             }
         }
-        self.order(|| Order::Go { ring_doorbells });
-        for (worker, report) in self.reports() {
-            match report? {
-                Report::Listening => {}
-                Report::NoListen(address, error) => return Err(bind_error(address, error)),
-                Report::Refused(error) => return Err(ServeError::Ring { worker, error }),
-                Report::Ring(..) | Report::Heard(_) => return Err(ServeError::Worker { worker }),
-            }
+        first.map(|features| Interface::Uring { features, ring_doorbells }).ok_or(ServeError::Worker { worker: 0 })
+    }
+
+    /// After a failure: ends those that wait, and returns when nothing of them is left. Their ports can be bound again then.
+    fn wait_for_the_end(self) {
+        drop(self.hands);
+        for thread in self.threads {
+            let _ = thread.join();
         }
-        first.map(|features| (features, ring_doorbells)).ok_or(ServeError::Worker { worker: 0 })
     }
 
     /// The next report of each worker.
@@ -387,7 +476,7 @@ struct Plan {
 
 impl Plan {
     /// Start-up on the worker's own thread, then the work. Ends quietly when the starting thread gives up.
-    fn run(self, line: &Line) -> Result<LoopFacts, RingError> {
+    fn run_on_ring(self, line: &Line) -> Result<LoopFacts, ShellError> {
         cpu::pin(self.index);
         let mut ring = match self.make_ring() {
             Ok((ring, descriptor)) => {
@@ -395,22 +484,48 @@ impl Plan {
                 ring
             }
             Err(error) => {
-                let _ = line.reports.send(Report::Refused(error));
-                return Err(error);
+                let _ = line.reports.send(Report::Refused(error.into()));
+                return Err(error.into());
             }
         };
         let Ok(Order::Peers(rings)) = line.orders.recv() else { return Ok(LoopFacts::default()) };
         let heard = self.test_doorbell(&mut ring, &rings);
-        let _ = line.reports.send(heard.map_or_else(Report::Refused, Report::Heard));
+        let _ = line.reports.send(heard.map_or_else(|error| Report::Refused(error.into()), Report::Heard));
         let Ok(Order::Go { ring_doorbells }) = line.orders.recv() else { return Ok(LoopFacts::default()) };
+        if !self.listen(line) {
+            return Ok(LoopFacts::default());
+        }
+        self.into_worker_on_ring(ring, rings, ring_doorbells).run()
+    }
+
+    /// The same, where there is nothing to show to each other.
+    fn run_on_epoll(self, connections: u32, line: &Line) -> Result<LoopFacts, ShellError> {
+        cpu::pin(self.index);
+        self.loads.set_capacity(self.index, connections);
+        // Only when all have said how much room they have: a fresh connection may be handed over.
+        let Ok(Order::Go { .. }) = line.orders.recv() else { return Ok(LoopFacts::default()) };
+        let epoll = match epoll::create() {
+            Ok(epoll) => epoll,
+            Err(error) => {
+                let _ = line.reports.send(Report::Refused(error.into()));
+                return Ok(LoopFacts::default());
+            }
+        };
+        if !self.listen(line) {
+            return Ok(LoopFacts::default());
+        }
+        self.into_worker_on_epoll(epoll, connections).run()
+    }
+
+    /// Listens at all addresses, and says so. False where that is refused.
+    fn listen(&self, line: &Line) -> bool {
         for (socket, _, address) in &self.listeners {
             if let Err(error) = listen::listen(socket) {
                 let _ = line.reports.send(Report::NoListen(*address, error));
-                return Ok(LoopFacts::default());
+                return false;
             }
         }
-        let _ = line.reports.send(Report::Listening);
-        self.into_worker(ring, rings, ring_doorbells).run()
+        line.reports.send(Report::Listening).is_ok()
     }
 
     fn make_ring(&self) -> Result<(Ring, OwnedFd), RingError> {
@@ -446,27 +561,53 @@ impl Plan {
         }
     }
 
-    fn into_worker(self, ring: Ring, rings: Arc<[OwnedFd]>, ring_doorbells: bool) -> Worker {
+    fn into_worker_on_ring(mut self, ring: Ring, rings: Arc<[OwnedFd]>, ring_doorbells: bool) -> Worker<Sockets> {
+        let listeners = std::mem::take(&mut self.listeners).into_iter();
+        let listeners =
+            listeners.map(|(socket, id, address)| Listener::new(socket.into(), id, listen::family_of(address))).collect();
+        let peers = Peers { me: self.index, rings: rings.clone(), loads: self.loads.clone() };
+        let sockets = Sockets::new(ring, listeners, peers, self.times);
+        self.into_worker(sockets, ring_doorbells.then_some(rings), "uring")
+    }
+
+    fn into_worker_on_epoll(mut self, epoll: OwnedFd, connections: u32) -> Worker<epoll::Sockets> {
+        let listeners = std::mem::take(&mut self.listeners).into_iter();
+        let listeners = listeners.map(|(socket, id, _)| epoll::Listener::new(socket.into(), id)).collect();
+        let place = epoll::Place { me: self.index, connections, loads: self.loads.clone() };
+        let sockets = epoll::Sockets::new(epoll, listeners, place, self.times);
+        self.into_worker(sockets, None, "epoll")
+    }
+
+    fn into_worker<S: Shell>(self, mut shell: S, rings: Option<Arc<[OwnedFd]>>, io: &'static str) -> Worker<S> {
         let id = ShardId(u16::try_from(self.index).unwrap_or(u16::MAX));
         let shards = u16::try_from(self.workers).unwrap_or(u16::MAX);
         let seed = getrandom::u64().unwrap_or(self.clock.monotonic().0);
-        let listeners = self.listeners.into_iter();
-        let listeners =
-            listeners.map(|(socket, id, address)| Listener::new(socket.into(), id, listen::family_of(address))).collect();
-        let peers = Peers { me: self.index, rings: rings.clone(), loads: self.loads };
         let now = self.clock.now();
-        let mut sockets = Sockets::new(ring, listeners, peers, self.times);
-        sockets.facts.process.start_ms = now.wall.0.saturating_sub(now.monotonic.0 / 1_000_000);
+        let process = &mut shell.facts().process;
+        process.start_ms = now.wall.0.saturating_sub(now.monotonic.0 / 1_000_000);
+        process.io = io;
         Worker {
             id,
             shard: Shard::new(id, shards, self.shard, seed, now),
-            sockets,
+            shell,
             post: self.post,
-            bells: Bells { rings: ring_doorbells.then_some(rings), eventfds: self.eventfds },
+            bells: Bells { rings, eventfds: self.eventfds },
             clock: self.clock,
             state: State::Serving,
             cost: SendCost::default(),
             more_fan_out: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_the_descriptors_of_the_process() {
+        assert_eq!(share_of(Some(1024), 2, 1), (1024 - 32 - 2 * 4) / 2);
+        assert_eq!(share_of(Some(20), 4, 2), 1, "too few for anything: connections wait their turn");
+        assert_eq!(share_of(None, 3, 1), u32::MAX);
     }
 }

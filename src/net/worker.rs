@@ -1,12 +1,13 @@
-//! One worker: a thread, a ring, a shard, and the turn that joins them.
+//! One worker: a thread, a shell, a shard, and the turn that joins them.
 //!
 //! ```text
-//! submit and wait ─► refused sends ─► completions ─► mail in ─► fan-out slice ─► deadlines ─► flush ─► mail out ─► buffers
+//! send and wait ─► refused sends ─► what happened ─► mail in ─► fan-out slice ─► deadlines ─► flush ─► mail out ─► end of turn
 //!        ▲                                                                                                          │
 //!        └──────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
-//! One enter per turn, one clock reading behind it. Each step is bounded, so that an accept storm, a flooding client and a
-//! giant broadcast cannot starve one another; what is left over makes the next turn not wait.
+//! What a turn does to sockets goes through a [`Shell`], of which there is one for each kernel interface. One enter per turn, one
+//! clock reading behind it. Each step is bounded, so that an accept storm, a flooding client and a giant broadcast cannot starve
+//! one another; what is left over makes the next turn not wait.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -14,16 +15,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::sockets::Sockets;
+use super::shell::{Handed, Shell, ShellError};
 use crate::base::{Nanos, Now, Post, ShardId, WallMs};
 use crate::hub::Message;
 use crate::metrics::{LoopFacts, TURN_BOUNDS};
-use crate::ring::{Kind, RingError, Token, Wait};
+use crate::ring::Wait;
 use crate::shard::{Input, Options, Output, Shard};
 
-/// Completions handed to the shard per turn.
+/// What happened to sockets, as far as it is handed to the shard per turn.
 const INPUTS_MAX: usize = 4096;
-/// How long completions may be handed to the shard per turn, and after how many the clock is looked at.
+/// How long that take per turn, and after how many the clock is looked at.
 const INPUT_TIME: Duration = Duration::from_millis(5);
 const INPUTS_PER_LOOK: usize = 64;
 /// Messages handed to the shard per turn.
@@ -37,11 +38,14 @@ const SLICE: Duration = Duration::from_millis(1);
 const SEND_NANOS_GUESS: u64 = 4000;
 /// How soon a full mailbox is tried again.
 const FULL_MAILBOX_RETRY: Duration = Duration::from_millis(1);
+
 /// What goes between workers and the control thread.
 #[derive(Debug)]
 pub enum Parcel {
     /// Between shards.
     Message(Message),
+    /// A fresh connection, from a worker with less room. Where tables of descriptors are the kernel's, it does not come by mail.
+    Handed(Handed),
     /// Use this configuration from now on.
     Reload(Arc<Options>),
     /// A configuration was refused; the one there is stays.
@@ -94,10 +98,10 @@ impl Bells {
 }
 
 /// One worker at work.
-pub struct Worker {
+pub struct Worker<S> {
     pub id: ShardId,
     pub shard: Shard,
-    pub sockets: Sockets,
+    pub shell: S,
     pub post: Post<Parcel>,
     pub bells: Bells,
     pub clock: Clock,
@@ -120,15 +124,13 @@ pub enum State {
     Stopped,
 }
 
-impl Worker {
+impl<S: Shell> Worker<S> {
     /// Runs until told to stop; returns what was counted.
     ///
     /// # Errors
-    /// When the ring becomes unusable.
-    pub fn run(mut self) -> Result<LoopFacts, RingError> {
-        let eventfds = self.bells.eventfds.clone();
-        self.sockets.ring.poll_descriptor(eventfds[self.id.index()].as_fd(), wake_token());
-        self.sockets.listen();
+    /// When the kernel interface becomes unusable.
+    pub fn run(mut self) -> Result<LoopFacts, ShellError> {
+        self.shell.listen(self.bells.eventfds[self.id.index()].as_fd())?;
         while self.state != State::Stopped {
             self.turn()?;
         }
@@ -137,41 +139,42 @@ impl Worker {
 
     /// The loop's counters and gauges as of now.
     pub fn facts(&mut self) -> &LoopFacts {
-        self.sockets.facts.mailbox_depth = self.post.depth() as u64;
-        let process = &mut self.sockets.facts.process;
+        let depth = self.post.depth() as u64;
+        self.shell.take_stock();
+        let facts = self.shell.facts();
+        facts.mailbox_depth = depth;
+        let process = &mut facts.process;
         // One of all workers is enough.
         process.open_fds = if self.id.0 == 0 { open_fds() } else { 0 };
         process.fd_limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        self.sockets.facts()
+        facts
     }
 
-    fn turn(&mut self) -> Result<(), RingError> {
+    fn turn(&mut self) -> Result<(), ShellError> {
         self.enter()?;
         let now = self.clock.now();
-        self.sockets.apply_refusals(&mut self.shard, now);
-        self.sockets.report_unmade(&mut self.shard, now);
-        let others_wait = self.apply_completions(now) + self.read_mail(now) > 0;
+        self.shell.report(&mut self.shard, now);
+        let others_wait = self.apply_inputs(now) + self.read_mail(now) > 0;
         self.fan_out(others_wait, now);
         self.shard.handle_timeout(now);
-        self.sockets.handle_timeout(&mut self.shard, now);
+        self.shell.handle_timeout(&mut self.shard, now);
         self.continue_drain(now);
         self.flush(now);
+        self.hand_over(now);
         self.send_mail();
-        self.sockets.ring.publish_buffers();
-        self.sockets.follow_up();
-        self.sockets.feed_starved();
+        self.shell.end_turn();
         self.tell_work(now);
         self.note_turn(now);
         Ok(())
     }
 
-    fn enter(&mut self) -> Result<(), RingError> {
+    fn enter(&mut self) -> Result<(), ShellError> {
         let wait = self.wait();
-        let (before, sends) = (self.clock.monotonic(), self.sockets.ring.counters().sends);
-        self.sockets.ring.enter(wait)?;
+        let (before, sends) = (self.clock.monotonic(), self.shell.sends());
+        self.shell.enter(wait)?;
         self.post.wake();
         if wait == Wait::No {
-            let sends = self.sockets.ring.counters().sends - sends;
+            let sends = self.shell.sends() - sends;
             self.cost.measured(sends, self.clock.monotonic().since(before));
         }
         Ok(())
@@ -179,10 +182,10 @@ impl Worker {
 
     /// How long the next enter may wait. Must be the last thing before it: from here on senders ring.
     fn wait(&mut self) -> Wait {
-        if self.more_fan_out || self.sockets.has_work() || !self.post.doze() {
+        if self.more_fan_out || self.shell.has_work() || !self.post.doze() {
             return Wait::No;
         }
-        let deadlines = [self.shard.poll_timeout(), self.sockets.poll_timeout()];
+        let deadlines = [self.shard.poll_timeout(), self.shell.poll_timeout()];
         let retry = self.shard.has_messages().then_some(FULL_MAILBOX_RETRY);
         let Some(deadline) = deadlines.into_iter().flatten().min() else {
             return retry.map_or(Wait::Unbounded, Wait::AtMost);
@@ -192,48 +195,37 @@ impl Worker {
         if rest.is_zero() { Wait::No } else { Wait::AtMost(rest) }
     }
 
-    /// Hands completions to the shard, for a bounded time. Returns how many.
-    fn apply_completions(&mut self, now: Now) -> usize {
+    /// Hands what happened to the shard, for a bounded time. Returns how much.
+    fn apply_inputs(&mut self, now: Now) -> usize {
         for done in 0..INPUTS_MAX {
             if done % INPUTS_PER_LOOK == INPUTS_PER_LOOK - 1 && self.clock.monotonic().since(now.monotonic) > INPUT_TIME {
                 return done;
             }
-            let Some(completion) = self.sockets.ring.pop() else { return done };
-            match completion.token.kind {
-                Kind::Wake => self.reset_eventfd(completion.more),
-                // It slept through nothing yet: the bell was taken down, so somebody has to wake it.
-                Kind::DoorbellFailed => self.bells.wake(ShardId(completion.token.slot as u16)),
-                _ => self.sockets.interpret(completion, &mut self.shard, now),
+            if !self.shell.apply_next(&self.bells, &mut self.shard, now) {
+                return done;
             }
         }
         INPUTS_MAX
     }
 
-    fn reset_eventfd(&mut self, more: bool) {
-        let eventfds = self.bells.eventfds.clone();
-        let eventfd = &eventfds[self.id.index()];
-        let _ = rustix::io::read(eventfd, &mut [0; 8]);
-        if !more {
-            self.sockets.ring.poll_descriptor(eventfd.as_fd(), wake_token());
-        }
-    }
-
     // ---- mail ----
 
     fn read_mail(&mut self, now: Now) -> usize {
-        let Self { post, shard, sockets, state, .. } = self;
+        let Self { post, shard, shell, state, .. } = self;
         post.receive(MESSAGES_MAX, |from, parcel| match parcel {
             Parcel::Message(message) => shard.handle(Input::Message { from, message }, now),
+            Parcel::Handed(handed) => shell.take_over(handed, shard, now),
             Parcel::Reload(options) => {
-                sockets.facts.process.reloads_applied += 1;
+                shell.facts().process.reloads_applied += 1;
                 // The most patient upstream decides; each shard has its own deadlines below that.
                 let connect_timeout = options.proxy.upstreams.iter().map(|upstream| upstream.connect_timeout).max();
-                sockets.times.connect_timeout = connect_timeout.unwrap_or(sockets.times.connect_timeout);
+                let times = shell.times();
+                times.connect_timeout = connect_timeout.unwrap_or(times.connect_timeout);
                 shard.reload(options);
             }
-            Parcel::NotReloaded => sockets.facts.process.reloads_failed += 1,
+            Parcel::NotReloaded => shell.facts().process.reloads_failed += 1,
             Parcel::Drain(limit) if *state == State::Serving => {
-                sockets.start_drain(now);
+                shell.start_drain(now);
                 *state = State::Draining(limit);
             }
             Parcel::Drain(_) | Parcel::Drained => {}
@@ -249,14 +241,17 @@ impl Worker {
                 self.send_mail_to(to);
             }
         }
-        let Self { post, bells, sockets, .. } = self;
-        post.ring_bells(|to| match &bells.rings {
-            Some(rings) if to.index() < rings.len() => {
-                sockets.facts.doorbells += 1;
-                sockets.ring.ring_doorbell(rings[to.index()].as_fd(), u32::from(to.0));
+        let Self { post, bells, shell, .. } = self;
+        post.ring_bells(|to| shell.wake(to, bells));
+    }
+
+    /// Passes fresh connections on to workers with more room, where that goes by mail.
+    fn hand_over(&mut self, now: Now) {
+        while let Some((to, handed)) = self.shell.poll_handed() {
+            if let Err(Parcel::Handed(handed)) = self.post.try_send(to, Parcel::Handed(handed)) {
+                self.shell.take_back(to, handed, &mut self.shard, now);
             }
-            _ => bells.wake(to),
-        });
+        }
     }
 
     fn send_mail_to(&mut self, to: ShardId) {
@@ -272,14 +267,13 @@ impl Worker {
 
     /// Hands publications out: about a millisecond's worth where others wait for their turn, more when alone.
     fn fan_out(&mut self, others_wait: bool, now: Now) {
-        let sends_max =
-            if others_wait || self.sockets.ring.has_completions() { self.cost.sends_within(SLICE) } else { SENDS_ALONE };
+        let sends_max = if others_wait || self.shell.has_inputs() { self.cost.sends_within(SLICE) } else { SENDS_ALONE };
         self.more_fan_out = self.shard.fan_out(sends_max, now).more;
     }
 
     fn flush(&mut self, now: Now) {
         // With sends that the kernel has not decided, the next one of the same connection could tear its stream.
-        if !self.sockets.ring.has_undecided_sends() {
+        if !self.shell.has_undecided_sends() {
             self.shard.flush();
         }
         while let Some(output) = self.shard.poll_output() {
@@ -288,7 +282,7 @@ impl Worker {
                     let facts = Box::new(self.facts().clone());
                     self.shard.handle(Input::Facts(facts), now);
                 }
-                output => self.sockets.perform(output, now),
+                output => self.shell.perform(output, now),
             }
         }
     }
@@ -297,11 +291,11 @@ impl Worker {
 
     fn continue_drain(&mut self, now: Now) {
         match self.state {
-            State::Draining(limit) if self.sockets.has_stopped_listening() => {
+            State::Draining(limit) if self.shell.has_stopped_listening() => {
                 self.shard.drain(limit, now);
                 self.state = State::Finishing;
             }
-            State::Finishing if self.shard.is_drained(now) && (self.sockets.has_no_clients() || self.shard.drain_is_over(now)) => {
+            State::Finishing if self.shard.is_drained(now) && (self.shell.has_no_clients() || self.shard.drain_is_over(now)) => {
                 let control = ShardId(u16::try_from(self.post.peers() - 1).unwrap_or(u16::MAX));
                 // A full mailbox means that control has stopped reading; it will stop us by itself.
                 if self.post.try_send(control, Parcel::Drained).is_ok() {
@@ -324,18 +318,15 @@ impl Worker {
     fn note_turn(&mut self, started: Now) {
         let took = self.clock.monotonic().since(started.monotonic);
         let class = TURN_BOUNDS.iter().position(|&end| took <= end).unwrap_or(TURN_BOUNDS.len());
-        self.sockets.facts.turns[class] += 1;
-        self.sockets.facts.turn_nanos += u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let facts = self.shell.facts();
+        facts.turns[class] += 1;
+        facts.turn_nanos += u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
     }
 }
 
 /// Descriptors in the process's own table, the one that reads the list not counted.
 fn open_fds() -> u64 {
     std::fs::read_dir("/proc/self/fd").map_or(0, |list| list.count().saturating_sub(1) as u64)
-}
-
-fn wake_token() -> Token {
-    Token::numbered(Kind::Wake, 0)
 }
 
 /// What a send costs here, measured over enters that did not wait.

@@ -28,8 +28,8 @@ mod token;
 
 pub use buffers::Lease;
 pub use options::{BUFFER_BYTES, Features, Options, RingError, SetupFlags};
-pub use queue::{Completion, Ring, Wait};
-pub use sends::{GATHER_MAX, Refused};
+pub use queue::{Completion, Ring, UNJOINED_BYTES_MIN, Wait};
+pub use sends::{GATHER_MAX, Refused, is_no_room};
 pub use setup::locked_bytes_limit;
 pub use token::{Kind, Token};
 

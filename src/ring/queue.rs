@@ -26,7 +26,7 @@ pub(super) const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc
 /// Bytes of a send from which on the next one must not be joined to it in the socket's queue (MSG_EOR). The kernel looks at the
 /// limit of unsent bytes only when it begins a new buffer, so joined sends to a reader that has stopped fill one of 64 KiB; buffers
 /// of their own for small ones would cost more than they hold.
-const UNJOINED_BYTES_MIN: usize = 1 << 10;
+pub const UNJOINED_BYTES_MIN: usize = 1 << 10;
 /// What a parked connection waits for.
 const POLL_IN: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
 /// Enters in a row that may consume nothing before a waiting loop gets its turn.

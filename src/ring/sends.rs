@@ -161,7 +161,8 @@ impl Sends {
 }
 
 /// Errors after which the connection is as whole as before: no room now, or no memory now.
-fn is_no_room(errno: i32) -> bool {
+#[must_use]
+pub fn is_no_room(errno: i32) -> bool {
     matches!(errno, libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM)
 }
 

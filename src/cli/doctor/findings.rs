@@ -12,6 +12,7 @@ pub fn examine(host: &Host, load: &Load) -> Vec<Finding> {
         Some(system::ring(host)),
         system::disabled(host),
         system::seccomp(host),
+        Some(system::interface(host)),
         network::congestion_control(host, load),
         Some(system::cpus(host, load, limits::workers_for(load.sockets(), host.open_files_max))),
         Some(system::memory(host, load)),

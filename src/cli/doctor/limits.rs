@@ -23,6 +23,9 @@ pub fn workers_for(sockets: u64, open_files_max: Option<u64>) -> u64 {
 
 pub fn open_files(host: &Host, load: &Load) -> Finding {
     let largest = u64::from(ring::Options::default().files_max);
+    if host.ring.is_err() {
+        return open_files_on_epoll(host, load);
+    }
     let table = table_of(load.sockets(), load.workers);
     let limit = host.open_files_max;
     let found = limit.map_or_else(|| "no limit".to_owned(), |limit| format!("{limit} per worker"));
@@ -35,6 +38,14 @@ pub fn open_files(host: &Host, load: &Load) -> Finding {
     finding.unless(limit.is_none_or(|limit| limit >= table), || {
         format!("LimitNOFILE=1048576 in the unit (`ulimit -Hn`), or [server] workers = {workers}: the limit is per worker")
     })
+}
+
+/// Descriptors are the process's then, and no number of workers makes more of them.
+fn open_files_on_epoll(host: &Host, load: &Load) -> Finding {
+    let (limit, table) = (host.open_files_max, table_of(load.sockets(), 1));
+    let found = limit.map_or_else(|| "no limit".to_owned(), |limit| format!("{limit} for all workers together"));
+    let finding = Finding::good("RLIMIT_NOFILE", found, format!("{table} on epoll, for {} connections", load.sockets()));
+    finding.unless(limit.is_none_or(|limit| limit >= table), || "LimitNOFILE=1048576 in the unit (`ulimit -Hn`)".to_owned())
 }
 
 pub fn nr_open(host: &Host, load: &Load) -> Finding {

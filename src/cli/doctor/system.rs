@@ -1,12 +1,13 @@
-//! Rules about the kernel, its io_uring and the machine: what keeps a server from starting, memory and CPUs.
+//! Rules about the kernel, its io_uring and the machine: what keeps a server from starting, or from io_uring; memory and CPUs.
 
 use super::finding::Finding;
 use super::host::Host;
 use super::load::Load;
 use crate::ring::SetupFlags;
 
-/// Oldest kernel that has what the loop needs.
+/// Oldest kernel that has what the loop on io_uring needs, and the one on epoll.
 const KERNEL_MIN: (u32, u32) = (6, 1);
+const EPOLL_KERNEL_MIN: (u32, u32) = (5, 11);
 /// Kernel from which accepts can be multishot and still know their peers.
 const KERNEL_BEST: (u32, u32) = (6, 7);
 
@@ -25,7 +26,7 @@ pub fn kernel(host: &Host) -> Option<Finding> {
     let version @ (major, minor) = host.kernel?;
     let finding = Finding::good("kernel", format!("Linux {major}.{minor}"), "Linux 6.1, better 6.7");
     Some(if version < KERNEL_MIN {
-        finding.fix("install Linux 6.1 or newer")
+        finding.improve("install Linux 6.1 or newer: from there on io_uring is used")
     } else {
         finding.unless(version >= KERNEL_BEST, || "from Linux 6.7 on, connections are accepted many at a time".to_owned())
     })
@@ -38,7 +39,19 @@ pub fn ring(host: &Host) -> Finding {
             .unless(features.missing == SetupFlags::NONE, || {
                 "a newer kernel has what is missing; each is a few percent".to_owned()
             }),
-        Err(error) => Finding::good("io_uring", "no ring can be made", NEEDED).fix(error.to_string()),
+        Err(error) => Finding::good("io_uring", "no ring can be made", NEEDED).improve(error.to_string()),
+    }
+}
+
+/// What `[server] io = "auto"` comes to here.
+pub fn interface(host: &Host) -> Finding {
+    let finding = |found| Finding::good("[server] io = auto", found, "io_uring");
+    match &host.ring {
+        Ok(_) => finding("io_uring"),
+        Err(_) if host.kernel.is_some_and(|version| version < EPOLL_KERNEL_MIN) => {
+            finding("neither io_uring nor epoll_pwait2").fix("install Linux 6.1, or at least 5.11 for epoll")
+        }
+        Err(_) => finding("epoll").improve("let io_uring through, as above; what is lost without it: tuning/README.md"),
     }
 }
 
@@ -48,7 +61,7 @@ pub fn disabled(host: &Host) -> Option<Finding> {
     Some(match (level, &host.ring) {
         (0, _) => finding("0: for everybody".to_owned()),
         (_, Ok(_)) => finding(format!("{level}, and this user may all the same")),
-        (_, Err(_)) => finding(level.to_string()).fix("kernel.io_uring_disabled = 0 (sysctl)"),
+        (_, Err(_)) => finding(level.to_string()).improve("kernel.io_uring_disabled = 0 (sysctl)"),
     })
 }
 
@@ -57,7 +70,7 @@ pub fn seccomp(host: &Host) -> Option<Finding> {
     Some(match (host.seccomp?, &host.ring) {
         (0, _) => finding("no filter"),
         (_, Ok(_)) => finding("filtered, and io_uring is let through"),
-        (_, Err(_)) => finding("filtered").fix("in a container: --security-opt seccomp=tuning/seccomp.json (see tuning/README.md)"),
+        (_, Err(_)) => finding("filtered").improve("in a container: --security-opt seccomp=tuning/seccomp.json (see tuning/README.md)"),
     })
 }
 

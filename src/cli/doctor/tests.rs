@@ -101,19 +101,30 @@ fn is_good(what: &str, change: impl FnOnce(&mut Host, &mut Load)) {
 fn what_we_ship_carries_a_million() {
     let findings = examine(&healthy(), &million());
     assert!(findings.iter().all(|finding| finding.verdict == Verdict::Good), "{findings:#?}");
-    assert_eq!(findings.len(), 20, "every rule speaks");
+    assert_eq!(findings.len(), 21, "every rule speaks");
     assert_eq!(report::status(&findings), 0);
 }
 
 #[test]
-fn what_keeps_the_server_from_starting_is_to_be_fixed() {
-    check("kernel", |host, _| host.kernel = Some((5, 15)), Verdict::Fix, "6.1");
-    check("io_uring", |host, _| host.ring = Err(RingError::Seccomp), Verdict::Fix, "seccomp");
+fn what_keeps_io_uring_from_being_used_is_to_be_improved() {
+    improves("kernel", |host, _| host.kernel = Some((5, 15)), "6.1");
+    improves("io_uring", |host, _| host.ring = Err(RingError::Seccomp), "seccomp");
+    improves("[server] io = auto", |host, _| host.ring = Err(RingError::Seccomp), "tuning/README.md");
     let blocked = |host: &mut Host, _: &mut Load| (host.ring, host.seccomp) = (Err(RingError::Seccomp), Some(2));
-    check("seccomp", blocked, Verdict::Fix, "tuning/seccomp.json");
+    improves("seccomp", blocked, "tuning/seccomp.json");
     let off =
         |host: &mut Host, _: &mut Load| (host.ring, host.io_uring_disabled) = (Err(RingError::Disabled { level: 2 }), Some(2));
-    check("kernel.io_uring_disabled", off, Verdict::Fix, "kernel.io_uring_disabled = 0");
+    improves("kernel.io_uring_disabled", off, "kernel.io_uring_disabled = 0");
+    let few = |host: &mut Host, load: &mut Load| {
+        (host.ring, host.open_files_max) = (Err(RingError::Seccomp), Some(load.connections * 3 / 4));
+    };
+    improves("RLIMIT_NOFILE", few, "LimitNOFILE");
+}
+
+#[test]
+fn what_keeps_the_server_from_starting_is_to_be_fixed() {
+    let old = |host: &mut Host, _: &mut Load| (host.ring, host.kernel) = (Err(RingError::OldKernel), Some((5, 10)));
+    check("[server] io = auto", old, Verdict::Fix, "5.11");
     let unheard = |_: &mut Host, load: &mut Load| load.congestion_control = Some("vegas".to_owned());
     check("congestion control", unheard, Verdict::Fix, "modprobe tcp_vegas");
 }
