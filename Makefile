@@ -19,9 +19,10 @@ sim-mutants: ; cargo test --features mutants --test simulation every_mutant -- -
 # The doorbell's flag protocol under every interleaving.
 loom: ; RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target-loom cargo test --lib --release doorbell
 
-conformance: ; cargo build --release && tests/conformance/run.py all
+# IO=epoll runs it on that kernel interface.
+conformance: ; cargo build --release && tests/conformance/run.py $(if $(IO),--io $(IO)) all
 
-conformance-quick: ; cargo build --release && tests/conformance/run.py 1 2 3 4 5 6 7
+conformance-quick: ; cargo build --release && tests/conformance/run.py $(if $(IO),--io $(IO)) 1 2 3 4 5 6 7
 
 bench: ; scripts/bench.sh
 

@@ -137,6 +137,14 @@ fn an_ordinary_user_with_little_locked_memory_starts_many_workers() {
     if skip::without("uring") {
         return;
     }
+    let (_home, command) = as_ordinary_user(8 << 20, &["--workers", "51"]);
+    let server = Server::spawn(command);
+    let mut sockets = subscribe(&server, 60);
+    broadcast_reaches(&server, &mut sockets);
+}
+
+/// A server of an ordinary user who may lock so much; the directory holds a binary that everybody may read.
+fn as_ordinary_user(locked_bytes: u32, flags: &[&str]) -> (tempfile::TempDir, Command) {
     let home = tempfile::tempdir().expect("a directory");
     let binary = home.path().join("ringmain");
     std::fs::copy(env!("CARGO_BIN_EXE_ringmain"), &binary).expect("copied");
@@ -144,13 +152,28 @@ fn an_ordinary_user_with_little_locked_memory_starts_many_workers() {
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("readable");
     }
     let mut command = Command::new("prlimit");
-    command.arg("--memlock=8388608:8388608").arg(&binary).args(["serve", "--listen", "127.0.0.1:0", "--workers", "51"]);
-    command.env("RINGMAIN_API__KEY", KEY);
+    command.arg(format!("--memlock={locked_bytes}:{locked_bytes}"));
+    command.arg(&binary).args(["serve", "--listen", "127.0.0.1:0"]).args(flags).env("RINGMAIN_API__KEY", KEY);
     // Whoever runs the tests without rights is an ordinary user already.
     if rustix::process::getuid().is_root() {
         command.uid(65534).gid(65534);
     }
+    (home, command)
+}
+
+#[test]
+fn where_no_ring_can_be_had_epoll_serves_and_the_log_says_why() {
+    if skip::without("uring") {
+        return;
+    }
+    let (_home, command) = as_ordinary_user(0, &["--workers", "2", "--io", "auto"]);
     let server = Server::spawn(command);
     let mut sockets = subscribe(&server, 60);
     broadcast_reaches(&server, &mut sockets);
+    let tells = |line: &String| line.contains("epoll is used instead of io_uring") && line.contains("LimitMEMLOCK=infinity");
+    wait_for("the reason", || server.log().iter().any(tells).then_some(()));
+    let (_home, mut command) = as_ordinary_user(0, &["--workers", "2", "--io", "uring"]);
+    let refused = command.output().expect("the binary starts");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("LimitMEMLOCK=infinity"), "{said}");
 }

@@ -14,6 +14,11 @@ pub const SOON: Duration = Duration::from_secs(10);
 /// How often [`wait_for`] looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// Whether servers run on epoll: they read the variable themselves.
+pub fn on_epoll() -> bool {
+    std::env::var("RINGMAIN_SERVER__IO").is_ok_and(|io| io == "epoll")
+}
+
 /// A running `ringmain serve`, ended by its own pid when dropped.
 pub struct Server {
     child: Child,

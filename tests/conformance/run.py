@@ -61,7 +61,7 @@ def main():
     if arguments.url:
         outcome = run_suite(wstest, arguments.url, arguments.cases)
     else:
-        with Server(arguments.server) as server:
+        with Server(arguments.server, arguments.io) as server:
             outcome = run_suite(wstest, f"ws://127.0.0.1:{server.port}/echo", arguments.cases)
     return judge(outcome, arguments.cases)
 
@@ -70,6 +70,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=["all"], help="all, sections (7), or patterns (6.4.*)")
     parser.add_argument("--server", default=str(BINARY), help="the ringmain binary (default: %(default)s)")
+    parser.add_argument("--io", default="auto", help="the server's kernel interface: auto, uring or epoll (default: %(default)s)")
     parser.add_argument("--url", help="test a server that is already running, such as ws://127.0.0.1:8000/echo")
     return parser.parse_args()
 
@@ -158,15 +159,16 @@ def pattern(case):
 class Server:
     """The built binary on a free port, in development mode with its echo door open."""
 
-    def __init__(self, binary):
+    def __init__(self, binary, io):
         if not os.access(binary, os.X_OK):
             fail(f"{binary} is missing: build it with `cargo build --release`")
         self.binary = binary
+        self.io = io
 
     def __enter__(self):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RINGMAIN_")}
         self.process = subprocess.Popen(
-            [self.binary, "serve", "--listen", "127.0.0.1:0", "--workers", "1"],
+            [self.binary, "serve", "--listen", "127.0.0.1:0", "--workers", "1", "--io", self.io],
             env={**environment, **SERVER_ENVIRONMENT},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

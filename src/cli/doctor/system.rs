@@ -70,7 +70,9 @@ pub fn seccomp(host: &Host) -> Option<Finding> {
     Some(match (host.seccomp?, &host.ring) {
         (0, _) => finding("no filter"),
         (_, Ok(_)) => finding("filtered, and io_uring is let through"),
-        (_, Err(_)) => finding("filtered").improve("in a container: --security-opt seccomp=tuning/seccomp.json (see tuning/README.md)"),
+        (_, Err(_)) => {
+            finding("filtered").improve("in a container: --security-opt seccomp=tuning/seccomp.json (see tuning/README.md)")
+        }
     })
 }
 
