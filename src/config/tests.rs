@@ -257,6 +257,7 @@ fn every_option_has_a_key() {
 fn another(dotted: &str, shown: &str) -> String {
     let text = match dotted {
         "server.mode" => "development",
+        "server.io" => "epoll",
         "server.listen" => "127.0.0.1:8001,[::1]:8001",
         "server.internal_listen" => "127.0.0.1:9000",
         "server.door_prefix" => "/_rt",

@@ -274,7 +274,7 @@ fn reports_say_all_of_it() {
         "for 1000000 connections on 4 workers:\n",
         "improve net.core.somaxconn: 128\n          needed: 4096 connections",
         "          remedy: net.core.somaxconn = 4096 (sysctl",
-        "18 good, 1 to improve, 0 to fix first, 1 not to be seen\n",
+        "19 good, 1 to improve, 0 to fix first, 1 not to be seen\n",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
