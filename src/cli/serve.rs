@@ -15,6 +15,7 @@ pub fn run(sources: &Sources) -> ExitCode {
         Err(errors) => return misconfigured(&errors),
     };
     logging::start(config.log);
+    without_huge_pages();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -99,6 +100,15 @@ fn keep_what_cannot_change(fresh: &mut Config, running: &Config) {
     new.loopback = old.loopback;
     if fresh.mode == Mode::Development && fresh.key_is_generated {
         new.api_key.clone_from(&old.api_key);
+    }
+}
+
+/// Keeps the process's memory in pages of 4 KiB, also on a host that makes them huge by itself: what is freed between what stays
+/// would be kept with it, and more than doubles what an idle connection costs. The allocator does not ask for huge pages, but only
+/// the process can refuse them.
+fn without_huge_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::warn!(%error, "huge pages stay as the host has them: an idle connection may cost more memory");
     }
 }
 

@@ -109,6 +109,16 @@ fn a_reload_applies_what_it_can() {
 }
 
 #[test]
+fn the_host_makes_none_of_its_pages_huge() {
+    if skip::without("uring") {
+        return;
+    }
+    let server = Server::start(&[]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the server runs");
+    assert!(status.lines().any(|line| line.split_ascii_whitespace().eq(["THP_enabled:", "0"])), "{status}");
+}
+
+#[test]
 fn health_and_metrics_answer() {
     if skip::without("uring") {
         return;

@@ -16,7 +16,6 @@ pub fn examine(host: &Host, load: &Load) -> Vec<Finding> {
         network::congestion_control(host, load),
         Some(system::cpus(host, load, limits::workers_for(load.sockets(), host.open_files_max))),
         Some(system::memory(host, load)),
-        system::huge_pages(host),
         Some(limits::open_files(host, load)),
         Some(limits::nr_open(host, load)),
         Some(limits::file_max(host, load)),

@@ -59,10 +59,6 @@ pub struct Host {
     pub softnet_drops: Option<u64>,
     /// Handshakes dropped at a full accept queue.
     pub listen_overflows: Option<u64>,
-    /// The chosen word of `transparent_hugepage/enabled`.
-    pub huge_pages: Option<String>,
-    /// Whether this process gets them.
-    pub huge_pages_for_us: Option<bool>,
 }
 
 impl Host {
@@ -96,8 +92,6 @@ impl Host {
             congestion_allowed: word("/proc/sys/net/ipv4/tcp_allowed_congestion_control"),
             softnet_drops: text("/proc/net/softnet_stat").and_then(|lines| softnet_drops(&lines)),
             listen_overflows: text("/proc/net/netstat").and_then(|lines| counter(&lines, "TcpExt:", "ListenOverflows")),
-            huge_pages: text("/sys/kernel/mm/transparent_hugepage/enabled").and_then(|words| chosen(&words)),
-            huge_pages_for_us: field(&status, "THP_enabled:").map(|enabled| enabled != 0),
         }
     }
 }
@@ -165,12 +159,6 @@ fn field(status: &str, name: &str) -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
-/// Of `always [madvise] never` the one in brackets.
-fn chosen(words: &str) -> Option<String> {
-    let word = words.split_ascii_whitespace().find_map(|word| word.strip_prefix('[')?.strip_suffix(']'));
-    word.map(str::to_owned)
-}
-
 /// The first two numbers of a release such as `6.12.3-amd64`.
 pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
@@ -187,7 +175,6 @@ mod tests {
         assert_eq!(kernel_version("5.4"), Some((5, 4)));
         assert_eq!(kernel_version("unknown"), None);
         assert_eq!(field("Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n", "Seccomp:"), Some(2));
-        assert_eq!(chosen("always [madvise] never\n").as_deref(), Some("madvise"));
         assert_eq!(memory_total("MemTotal:       24639232 kB\nMemFree: 1 kB\n"), Some(24_639_232 << 10));
     }
 

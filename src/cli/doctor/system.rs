@@ -103,17 +103,6 @@ pub fn memory(host: &Host, load: &Load) -> Finding {
     })
 }
 
-pub fn huge_pages(host: &Host) -> Option<Finding> {
-    let word = host.huge_pages.as_deref()?;
-    let finding = |found: &str| Finding::good("transparent huge pages", found, "madvise or never, or not for this process");
-    Some(match (word, host.huge_pages_for_us) {
-        ("always", Some(false)) => finding("always, but not for this process"),
-        ("always", _) => finding("always: memory is taken 2 MiB at a time, used or not")
-            .improve("Environment=MIMALLOC_ALLOW_THP=0 in the unit, or echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"),
-        (word, _) => finding(word),
-    })
-}
-
 fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }

@@ -55,8 +55,6 @@ fn healthy() -> Host {
         congestion_allowed: Some("reno cubic".to_owned()),
         softnet_drops: Some(0),
         listen_overflows: Some(0),
-        huge_pages: Some("madvise".to_owned()),
-        huge_pages_for_us: Some(true),
     }
 }
 
@@ -101,7 +99,7 @@ fn is_good(what: &str, change: impl FnOnce(&mut Host, &mut Load)) {
 fn what_we_ship_carries_a_million() {
     let findings = examine(&healthy(), &million());
     assert!(findings.iter().all(|finding| finding.verdict == Verdict::Good), "{findings:#?}");
-    assert_eq!(findings.len(), 21, "every rule speaks");
+    assert_eq!(findings.len(), 20, "every rule speaks");
     assert_eq!(report::status(&findings), 0);
 }
 
@@ -169,14 +167,6 @@ fn memory_of_connections() {
     improves("memory", |host, _| host.memory_bytes = Some(6 << 30), "coalesce");
     improves("memory", |host, _| host.memory_bytes = Some(4 << 30), "fewer connections");
     check("memory", |host, _| host.memory_bytes = None, Verdict::Unknown, "on the host");
-}
-
-#[test]
-fn huge_pages() {
-    const WHAT: &str = "transparent huge pages";
-    improves(WHAT, |host, _| host.huge_pages = Some("always".to_owned()), "MIMALLOC_ALLOW_THP=0");
-    is_good(WHAT, |host, _| (host.huge_pages, host.huge_pages_for_us) = (Some("always".to_owned()), Some(false)));
-    is_good(WHAT, |host, _| host.huge_pages = Some("never".to_owned()));
 }
 
 #[test]
@@ -274,7 +264,7 @@ fn reports_say_all_of_it() {
         "for 1000000 connections on 4 workers:\n",
         "improve net.core.somaxconn: 128\n          needed: 4096 connections",
         "          remedy: net.core.somaxconn = 4096 (sysctl",
-        "19 good, 1 to improve, 0 to fix first, 1 not to be seen\n",
+        "18 good, 1 to improve, 0 to fix first, 1 not to be seen\n",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
