@@ -18,21 +18,23 @@ const READS_MAX: usize = 2;
 impl Sockets {
     /// Reads a share of what there is; the rest is left to a later turn.
     pub(super) fn read(&mut self, conn: ConnId, shard: &mut Shard, now: Now) {
-        let Some(cell) = self.table.of(conn) else { return };
-        let upstream = cell.flags.has(Flags::UPSTREAM);
-        for _ in 0..if upstream { 1 } else { READS_MAX } {
+        if self.table.of(conn).is_some_and(|cell| cell.flags.has(Flags::UPSTREAM)) {
+            return self.read_upstream(conn, shard, now);
+        }
+        for _ in 0..READS_MAX {
             if !self.may_read(conn) || !self.read_once(conn, shard, now) {
                 return;
             }
         }
-        if !self.may_read(conn) {
-            return;
-        }
-        if upstream {
-            // Its reader may be behind: the shard knows only when the kernel has decided on what it sends of this.
+        self.read_on(conn);
+    }
+
+    /// Reads once. What comes behind, now or meanwhile, waits until the kernel has decided on what the shard sends of this: its
+    /// reader may be behind, and nothing more is wanted then.
+    fn read_upstream(&mut self, conn: ConnId, shard: &mut Shard, now: Now) {
+        if self.may_read(conn) {
+            self.read_once(conn, shard, now);
             self.queue(conn, |sockets| sockets.behind.push(conn));
-        } else {
-            self.read_later(conn);
         }
     }
 
