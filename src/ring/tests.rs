@@ -793,12 +793,15 @@ fn pitfall_21_a_refusal_behind_thousands_of_receives() {
     }
     let mut bench = Bench::with_tiny_buffers(&Options { sq_entries: 256, cq_entries: 16_384, buffers: 8192, ..options() });
     let (full_client, full) = bench.pair();
-    let taken = bench.fill(&[full], 65_536)[0];
     let listener = Socket::from(bench.listener.try_clone().expect("a descriptor"));
     listener.set_recv_buffer_size(1 << 20).expect("a socket option");
     let pairs: Vec<_> = (0..200).map(|_| bench.pair()).collect();
-    for (client, server) in &pairs {
+    for (client, _) in &pairs {
         (&*client).write_all(&pattern(0, 33 * 2048)).expect("room");
+    }
+    // Last of all: a late acknowledgement would make room again.
+    let taken = bench.fill(&[full], 65_536)[0];
+    for (_, server) in &pairs {
         bench.ring.receive_multishot(*server);
     }
     bench.ring.push_send(full, one(&pattern(taken, 100)), 0);
