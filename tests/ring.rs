@@ -461,6 +461,39 @@ fn a_client_that_sends_ahead_is_paused_and_loses_nothing() {
     running.stop().expect("the workers worked");
 }
 
+/// Unasked-for pongs (RFC 6455 section 5.5.3): nobody answers them, so nothing holds their sender back.
+fn send_pongs_until(stop: &std::sync::atomic::AtomicBool, mut client: TcpStream) {
+    let pong = [&[0x8a, 0x80 | 125, 0, 0, 0, 0][..], &[7; 125]].concat();
+    let pongs = pong.repeat(8000);
+    client.set_write_timeout(Some(PATIENCE)).expect("a socket option");
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) && client.write_all(&pongs).is_ok() {}
+}
+
+#[test]
+fn clients_that_never_stop_sending_starve_nobody() {
+    if skip::without("uring") {
+        return;
+    }
+    let running = serve(&options(1));
+    let mut idle = connect(&running);
+    assert!(answers(&mut idle));
+    let url = format!("ws://{}/echo", running.bound.listen[0]);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            let (socket, _) = tungstenite::client(&url, connect(&running)).expect("the echo door");
+            let client = socket.get_ref().try_clone().expect("a descriptor");
+            let stop = &stop;
+            scope.spawn(move || send_pongs_until(stop, client));
+        }
+        let start = Instant::now();
+        let served = (0..20).all(|_| answers(&mut idle) && answers(&mut connect(&running)));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(served, "nobody else was served for {:?}", start.elapsed());
+    });
+    running.stop().expect("the workers worked");
+}
+
 /// Bytes of a proxied response in the tests, each telling its place.
 const PROXIED_BYTES: usize = 4 << 20;
 

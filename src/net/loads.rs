@@ -5,7 +5,7 @@
 //! afterwards, so of two that want the last slot at most one goes on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Shares of the descriptor table, in percent: above the first fresh connections go elsewhere, above the second none is accepted.
 const CROWDED_PERCENT: u64 = 95;
@@ -28,6 +28,8 @@ struct Load {
     connections: AtomicU32,
     /// Slots that armed accepts may fill at any time.
     accepts: AtomicU32,
+    /// Takes nothing over any more.
+    retired: AtomicBool,
 }
 
 /// The tables of all workers.
@@ -93,6 +95,23 @@ impl Loads {
         load.book(&load.connections)
     }
 
+    /// Books a slot at another worker for a connection that goes there by mail. False when there is none, or the worker drains.
+    #[must_use]
+    pub fn book_hand_over(&self, worker: usize) -> bool {
+        let booked = self.book_connection(worker);
+        let retired = self.0[worker].retired.load(Ordering::SeqCst);
+        if booked && retired {
+            self.remove_connection(worker);
+        }
+        booked && !retired
+    }
+
+    /// From here on nothing more is handed over to the worker: what is on its way has been counted by the time this returns, or
+    /// turns back.
+    pub fn retire(&self, worker: usize) {
+        self.0[worker].retired.store(true, Ordering::SeqCst);
+    }
+
     /// Books a slot for a single accept that is about to be armed. False when there is none.
     #[must_use]
     pub fn book_accept(&self, worker: usize) -> bool {
@@ -133,6 +152,17 @@ mod tests {
         assert!(loads.book_connection(1));
         assert_eq!((loads.connections(0), loads.connections(1)), (0, 3));
         assert!(!loads.book_connection(0), "a table that has not been made has no room");
+    }
+
+    #[test]
+    fn nothing_is_handed_over_to_a_worker_that_drains() {
+        let loads = Loads::new(2);
+        loads.set_capacity(1, 3);
+        assert!(loads.book_hand_over(1));
+        loads.retire(1);
+        assert!(!loads.book_hand_over(1));
+        assert_eq!(loads.connections(1), 1, "what was on its way is waited for");
+        assert!(loads.book_connection(1), "its own ones go on");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::table::Stage;
 use super::{Sockets, Todo};
-use crate::base::{Now, ShardId};
+use crate::base::{Nanos, Now, ShardId};
 use crate::metrics::Label;
 use crate::net::accepting::{BACKOFF_MAX, BACKOFF_MIN, FULL_RETRY, concerns_one_connection};
 use crate::net::deadlines::Due;
@@ -29,6 +29,8 @@ pub struct Listener {
     state: Accepting,
     /// Among what is to be done.
     queued: bool,
+    /// When it tries again at the latest, while it waits: one deadline, however often it is turned away before that.
+    due: Option<Nanos>,
     backoff: Duration,
 }
 
@@ -43,7 +45,7 @@ enum Accepting {
 
 impl Listener {
     pub fn new(socket: OwnedFd, id: ListenerId) -> Self {
-        Self { socket: Some(socket), id, state: Accepting::Open, queued: false, backoff: BACKOFF_MIN }
+        Self { socket: Some(socket), id, state: Accepting::Open, queued: false, due: None, backoff: BACKOFF_MIN }
     }
 
     pub fn socket(&self) -> Option<BorrowedFd<'_>> {
@@ -80,6 +82,14 @@ impl Sockets {
         if let Some(listener) = self.listeners.get_mut(index) {
             (listener.queued, listener.state) = (false, Accepting::Open);
             self.accept(index, shard, now);
+        }
+    }
+
+    /// Time to try again, unless that has been done already.
+    pub(super) fn accept_due(&mut self, index: usize, now: Now) {
+        let Some(listener) = self.listeners.get_mut(index) else { return };
+        if listener.due.take_if(|due| *due <= now.monotonic).is_some() && listener.state == Accepting::Waiting {
+            self.accept_later(index);
         }
     }
 
@@ -120,7 +130,7 @@ impl Sockets {
         let me = self.place.me;
         let roomier = if self.draining { None } else { loads.roomier(me) };
         match roomier {
-            Some(worker) if loads.book_connection(worker) => return Some(Goal::To(worker)),
+            Some(worker) if loads.book_hand_over(worker) => return Some(Goal::To(worker)),
             None if !self.draining && is_full(loads.connections(me), self.place.connections) => return None,
             Some(_) | None => {}
         }
@@ -172,18 +182,25 @@ impl Sockets {
 
     /// Others do not tell when they have room, so this one looks again.
     fn wait_for_room(&mut self, index: usize, now: Now) {
-        self.listeners[index].state = Accepting::Waiting;
-        self.deadlines.set(now.monotonic + FULL_RETRY, due(index));
+        self.try_again(index, now.monotonic + FULL_RETRY);
+    }
+
+    fn try_again(&mut self, index: usize, at: Nanos) {
+        let listener = &mut self.listeners[index];
+        listener.state = Accepting::Waiting;
+        if listener.due.is_none_or(|due| at < due) {
+            listener.due = Some(at);
+            self.deadlines.set(at, Due::Accept(u32::try_from(index).unwrap_or(u32::MAX)));
+        }
     }
 
     /// Accepting again at once would fail at once.
     fn back_off(&mut self, index: usize, error: Errno, now: Now) {
         let listener = &mut self.listeners[index];
-        listener.state = Accepting::Waiting;
         let pause = listener.backoff;
         listener.backoff = (pause * 2).min(BACKOFF_MAX);
         self.facts.accept_backoff.one(Label::Number(error.raw_os_error().unsigned_abs()));
-        self.deadlines.set(now.monotonic + pause, due(index));
+        self.try_again(index, now.monotonic + pause);
         // The first of a row: with connections that come and go there could be thousands.
         if pause == BACKOFF_MIN {
             tracing::warn!(%error, "cannot accept for now");
@@ -210,8 +227,4 @@ impl Sockets {
             }
         }
     }
-}
-
-fn due(index: usize) -> Due {
-    Due::Accept(u32::try_from(index).unwrap_or(u32::MAX))
 }

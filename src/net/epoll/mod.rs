@@ -6,8 +6,9 @@
 //! sending.rs      one send per flush; refusals, writability                     ending.rs     upstreams, lingering, close
 //! ```
 //! Every connection is registered once, edge-triggered, for all that can happen to it: so the kernel tells of each change once, and
-//! what it told stands in the connection's flags until a call says that it is over. What a turn leaves undone waits in [`Todo`],
-//! and the kernel is asked for more only when all of it has had its turn: nobody is read from twice before others once.
+//! what it told stands in the connection's flags until a call says that it is over. What a turn leaves undone waits in [`Todo`] for
+//! the next round. A round is one question to the kernel, all that it answers, and what was undone before: so nobody is read from
+//! twice before everybody else has been once, and who sends without end keeps nobody else waiting.
 //!
 //! Invariant: a slot is free as soon as its descriptor is closed; an event for an older generation is dropped.
 
@@ -16,6 +17,8 @@ mod ending;
 mod receiving;
 mod sending;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -78,12 +81,14 @@ pub struct Sockets {
     /// What the kernel has told, up to `event_next` seen already.
     events: Vec<Event>,
     event_next: usize,
-    /// For this turn.
+    /// For this round.
     todo: VecDeque<Todo>,
     /// For the next one.
     later: Vec<Todo>,
-    /// Upstreams with more to read, once the kernel has decided on what was passed on: in the turn after the next one.
+    /// Upstreams with more to read, read from in this turn: what was passed on leaves with the next enter.
     behind: Vec<ConnId>,
+    /// Those of the turn before: by the end of this one the shard knows what the kernel did not take.
+    caught_up: Vec<ConnId>,
     facts: LoopFacts,
     table: Table,
     listeners: Vec<Listener>,
@@ -117,6 +122,7 @@ impl Sockets {
             todo: VecDeque::new(),
             later: Vec::new(),
             behind: Vec::new(),
+            caught_up: Vec::new(),
             facts: LoopFacts::default(),
             table: Table::default(),
             listeners,
@@ -139,8 +145,13 @@ impl Sockets {
     /// Registers a connection for all that can happen to it, for as long as it lives.
     fn register(&self, conn: ConnId) -> Result<(), Errno> {
         let Some(socket) = self.table.socket(conn) else { return Ok(()) };
-        let all = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&self.epoll, socket, data(conn.slot, conn.generation), all)
+        epoll::add(&self.epoll, socket, data(conn.slot, conn.generation), everything())
+    }
+
+    /// Has the kernel tell what can happen now, though nothing changes.
+    fn ask_again(&self, conn: ConnId) -> Result<(), Errno> {
+        let Some(socket) = self.table.socket(conn) else { return Ok(()) };
+        epoll::modify(&self.epoll, socket, data(conn.slot, conn.generation), everything())
     }
 
     /// Asks the kernel what has happened.
@@ -203,9 +214,11 @@ impl Shell for Sockets {
         if self.has_inputs() {
             return Ok(());
         }
+        // Not before the kernel is asked, or what is always left over would keep everybody else out.
+        self.todo.extend(self.later.drain(..));
         self.facts.ring.enters += 1;
         let timeout = match wait {
-            _ if !self.refused.is_empty() => Some(Duration::ZERO),
+            _ if !self.refused.is_empty() || !self.todo.is_empty() => Some(Duration::ZERO),
             Wait::No => Some(Duration::ZERO),
             Wait::AtMost(time) => Some(time),
             Wait::Unbounded => None,
@@ -248,7 +261,11 @@ impl Shell for Sockets {
     }
 
     fn has_work(&self) -> bool {
-        self.has_inputs() || !self.outgoing.is_empty() || !self.later.is_empty() || !self.unmade.is_empty()
+        self.has_inputs()
+            || !self.outgoing.is_empty()
+            || !self.later.is_empty()
+            || !self.caught_up.is_empty()
+            || !self.unmade.is_empty()
     }
 
     /// They are decided by the call that makes them.
@@ -277,7 +294,7 @@ impl Shell for Sockets {
                 Due::Connect(conn) => self.connect_expired(conn, shard, now),
                 Due::Write(conn) => self.write_again(conn, shard, now),
                 Due::Receive(conn) => self.read_later(conn),
-                Due::Accept(listener) => self.accept_later(listener as usize),
+                Due::Accept(listener) => self.accept_due(listener as usize, now),
                 // Closes complete in their calls, addresses come with their accepts, and nobody is parked.
                 Due::Close(_) | Due::Name(_) | Due::Sweep => {}
             }
@@ -289,8 +306,8 @@ impl Shell for Sockets {
     }
 
     fn end_turn(&mut self) {
-        self.todo.extend(self.later.drain(..));
-        self.later.extend(self.behind.drain(..).map(Todo::Read));
+        self.later.extend(self.caught_up.drain(..).map(Todo::Read));
+        std::mem::swap(&mut self.caught_up, &mut self.behind);
     }
 
     fn wake(&mut self, to: ShardId, bells: &Bells) {
@@ -314,6 +331,7 @@ impl Shell for Sockets {
     }
 
     fn start_drain(&mut self, _: Now) {
+        self.place.loads.retire(self.place.me);
         self.empty_listeners();
     }
 
@@ -337,6 +355,11 @@ impl Shell for Sockets {
     fn times(&mut self) -> &mut Times {
         &mut self.times
     }
+}
+
+/// What a connection is registered for: once, and for as long as it lives.
+fn everything() -> EventFlags {
+    EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET
 }
 
 fn data(slot: u32, generation: u32) -> EventData {

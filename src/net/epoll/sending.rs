@@ -108,11 +108,15 @@ impl Sockets {
     }
 
     /// The kernel will tell when there is room; after wakes that brought nothing, a pause is believed more.
-    fn await_room(&mut self, conn: ConnId, progress: bool, now: Now) {
+    pub(super) fn await_room(&mut self, conn: ConnId, progress: bool, now: Now) {
         let Some(cell) = self.table.of(conn) else { return };
         cell.stalls = if cell.flags.take(Flags::WOKEN) && !progress { cell.stalls.saturating_add(1) } else { 0 };
         cell.flags.set(Flags::BLOCKED);
-        if let Some(pause) = back_off(cell.stalls) {
+        let pause = back_off(cell.stalls);
+        // Where nothing was taken nothing may be on its way either (out of socket memory), so that no acknowledgement would make
+        // the edge that is waited for: the kernel is to say whether there is room already.
+        let pause = pause.or_else(|| if progress { None } else { self.ask_again(conn).err().and(back_off(u8::MAX)) });
+        if let (Some(pause), Some(cell)) = (pause, self.table.of(conn)) {
             cell.flags.set(Flags::RESTING);
             self.deadlines.set(now.monotonic + pause, Due::Write(conn));
         }
