@@ -177,3 +177,37 @@ fn where_no_ring_can_be_had_epoll_serves_and_the_log_says_why() {
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("LimitMEMLOCK=infinity"), "{said}");
 }
+
+/// The binary, where the kernel refuses io_uring with this errno.
+fn where_uring_is_refused(errno: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("python3");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/refuse_uring.py")).arg(errno);
+    command.arg(env!("CARGO_BIN_EXE_ringmain")).args(arguments).env("RINGMAIN_API__KEY", KEY);
+    command
+}
+
+#[test]
+fn in_a_container_that_refuses_io_uring_epoll_serves_and_the_remedy_is_said() {
+    if skip::without("uring") || skip::without("python3") {
+        return;
+    }
+    for (errno, remedy) in [("EPERM", "seccomp=tuning/seccomp.json"), ("ENOSYS", "a sandbox hides it")] {
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--workers", "2", "--io"];
+        let server = Server::spawn(where_uring_is_refused(errno, &[&serve[..], &["auto"]].concat()));
+        let mut sockets = subscribe(&server, 20);
+        broadcast_reaches(&server, &mut sockets);
+        let info = format!("ringmain_build_info{{version=\"{}\",io=\"epoll\"}}", env!("CARGO_PKG_VERSION"));
+        assert_eq!(server.metric(&info), Some(1));
+        let tells = |line: &String| line.contains("epoll is used instead of io_uring") && line.contains(remedy);
+        wait_for("the reason", || server.log().iter().any(tells).then_some(()));
+
+        let insists = where_uring_is_refused(errno, &[&serve[..], &["uring"]].concat()).output().expect("python3 runs");
+        let said = String::from_utf8_lossy(&insists.stderr).into_owned();
+        assert!(!insists.status.success() && said.contains(remedy), "{said}");
+
+        let doctor = where_uring_is_refused(errno, &["doctor"]).output().expect("python3 runs");
+        let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        let io = said.lines().find(|line| line.contains("io = auto")).unwrap_or_else(|| panic!("{said}"));
+        assert!(io.contains("epoll") && said.contains(remedy), "{said}");
+    }
+}
