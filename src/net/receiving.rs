@@ -102,7 +102,7 @@ impl Sockets {
         if completion.token.kind == Kind::ReceiveOnce {
             self.read_again(conn, completion.nonempty);
         } else if completion.token.kind == Kind::ReceiveBulk {
-            self.receive_behind(conn, completion.nonempty);
+            self.receive_behind(conn);
         } else if !completion.more {
             self.restart_receive(conn);
         }
@@ -221,14 +221,10 @@ impl Sockets {
 
     // ---- one after another ----
 
-    /// A large receive is through. Where there is more to read, the next waits until the kernel has decided on what the shard
-    /// sends of this one: its reader may be behind, and nothing more is wanted then.
-    fn receive_behind(&mut self, conn: ConnId, nonempty: bool) {
-        if nonempty {
-            self.following.fresh.push(conn);
-        } else {
-            self.restart_receive(conn);
-        }
+    /// A large receive is through. The next waits until the kernel has decided on what the shard sends of this one, however little
+    /// that is: its reader may be behind, and nothing more is wanted then.
+    fn receive_behind(&mut self, conn: ConnId) {
+        self.following.fresh.push(conn);
     }
 
     /// Arms the receives that have waited for that. To be called at the end of each turn.
