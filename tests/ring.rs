@@ -771,10 +771,10 @@ fn every_test_in_the_table_of_pitfalls_exists() {
         "ring/options.rs",
         "ring/sends.rs",
         "base/doorbell.rs",
-        "net/accepting_tests.rs",
-        "net/cells.rs",
+        "net/uring/tests.rs",
+        "net/uring/cells.rs",
         "net/loads.rs",
-        "net/sending.rs",
+        "net/room.rs",
     ] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
         sources += &std::fs::read_to_string(path).expect("a source file");

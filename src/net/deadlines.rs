@@ -5,7 +5,13 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
+use super::lingering::LINGER_TIMEOUT;
 use crate::base::{ConnId, Nanos};
+
+/// How soon a receive is tried again that failed for want of kernel memory.
+pub const NO_MEMORY_PAUSE: Duration = Duration::from_millis(50);
+/// Deadlines fired per turn.
+pub const EXPIRED_MAX: usize = 1024;
 
 /// What is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,8 +94,8 @@ impl Deadlines {
     }
 
     /// Sets a [`Due::Linger`]; always equally far ahead.
-    pub fn linger(&mut self, now: Nanos, ahead: Duration, conn: ConnId) {
-        self.lingers.set(now + ahead, conn);
+    pub fn linger(&mut self, now: Nanos, conn: ConnId) {
+        self.lingers.set(now + LINGER_TIMEOUT, conn);
     }
 
     /// Sets a [`Due::Close`]; always equally far ahead.
@@ -145,11 +151,12 @@ mod tests {
         for slot in 0..5 {
             deadlines.close(Nanos(u64::from(slot)), Duration::from_nanos(10), conn(slot));
         }
-        deadlines.linger(Nanos(0), Duration::from_nanos(5), conn(7));
+        deadlines.linger(Nanos(0), conn(7));
         deadlines.prune(|conn| conn.slot >= 3);
-        assert_eq!(deadlines.next(), Some(Nanos(5)));
-        let fired: Vec<_> = std::iter::from_fn(|| deadlines.expire(Nanos(13))).collect();
-        assert_eq!(fired, [Due::Linger(conn(7)), Due::Close(conn(3))]);
-        assert_eq!(deadlines.next(), Some(Nanos(14)));
+        let mut fired = |now| std::iter::from_fn(|| deadlines.expire(now)).collect::<Vec<_>>();
+        assert_eq!(fired(Nanos(12)), []);
+        assert_eq!(fired(Nanos(13)), [Due::Close(conn(3))]);
+        assert_eq!(fired(Nanos(0) + LINGER_TIMEOUT), [Due::Linger(conn(7)), Due::Close(conn(4))]);
+        assert_eq!(deadlines.next(), None);
     }
 }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::shard::ListenerId;
+
 /// Connections that may wait to be accepted, per worker; the kernel caps it at `net.core.somaxconn`.
 pub const BACKLOG: i32 = 4096;
 /// Unsent bytes above which a socket says it is full. A stalled reader pins 4.1 MB of kernel memory without it, 53 KB with it.
@@ -24,6 +26,12 @@ const PREDECESSOR_STEP: Duration = Duration::from_millis(20);
 /// How long another server's start-up on the same port is waited for. Whoever holds the claim for longer is not one that will
 /// listen soon, and must not be able to keep a server from starting.
 const CLAIM_WAIT: Duration = Duration::from_secs(10);
+
+/// Whether a drain leaves such a listener open. Health and metrics are asked for until the end: only so can a balancer see that
+/// this server is not ready any more.
+pub const fn stays_in_drain(listener: ListenerId) -> bool {
+    matches!(listener, ListenerId::Internal)
+}
 
 /// The right to start on some ports, one server at a time: between a server's [`probe`] and its listening nobody can see it, and
 /// two that probe at once would both go on. Held until dropped, or until the process ends, however it does.

@@ -3,29 +3,26 @@
 //! ```text
 //! start.rs     probe, bind, one pinned thread per worker, listen        control.rs   signals, drain, reload
 //! worker.rs    the turn: enter, inputs, mail, fan-out, flush            shell.rs     what a turn needs of its sockets
-//! sockets.rs   the worker's connections on io_uring, and with it accepting, receiving, sending, connecting, closing, cells
-//! epoll/       the worker's connections on epoll
+//! uring/       the worker's connections on io_uring             epoll/       the worker's connections on epoll
+//!              what is the same on both: flags, room (for sending), retry (of accepts), lingering, deadlines, loads, errno
 //! ```
 //! Invariant: decides nothing about requests, channels or frames; a question about those belongs below [`shard`](crate::shard).
 
-mod accepting;
-#[cfg(test)]
-mod accepting_tests;
-mod cells;
-mod closing;
-mod connecting;
 mod control;
 mod cpu;
 mod deadlines;
 mod epoll;
+mod errno;
+mod flags;
 mod interface;
+mod lingering;
 mod listen;
 mod loads;
-mod receiving;
-mod sending;
+mod retry;
+mod room;
 mod shell;
-mod sockets;
 mod start;
+mod uring;
 mod worker;
 
 pub use control::serve;

@@ -4,7 +4,7 @@
 //! ```text
 //!   common:  start.rs  control.rs  worker.rs  listen.rs  loads.rs  deadlines.rs
 //!                                      │
-//!                                   Shell ──┬── sockets.rs and its files: io_uring, completions, direct descriptors
+//!                                   Shell ──┬── uring/: completions, direct descriptors
 //!                                           └── epoll/: readiness, descriptors of the process
 //! ```
 //! A worker is compiled once for each, so that no turn asks which one it is.
@@ -12,8 +12,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use super::sockets::Times;
 use super::worker::Bells;
 use crate::base::{Nanos, Now, ShardId};
 use crate::metrics::LoopFacts;
@@ -93,6 +93,15 @@ pub trait Shell {
 
     /// Times that a reload may change.
     fn times(&mut self) -> &mut Times;
+}
+
+/// Times that are configured.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// A connection that was quiet for this long is parked.
+    pub quiet_after: Duration,
+    /// An upstream that has not answered by then is unreachable.
+    pub connect_timeout: Duration,
 }
 
 /// A fresh connection on its way to another worker.

@@ -17,13 +17,11 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
 
-use super::accepting::Listener;
 use super::interface::{Interface, Io};
 use super::loads::Loads;
-use super::shell::{Shell, ShellError};
-use super::sockets::{Peers, Sockets, Times};
+use super::shell::{Shell, ShellError, Times};
 use super::worker::{Bells, Clock, Parcel, SendCost, State, Worker};
-use super::{cpu, epoll, listen};
+use super::{cpu, epoll, listen, uring};
 use crate::base::{Post, ShardId, post_office};
 use crate::metrics::LoopFacts;
 use crate::ring::{Features, Kind, Ring, RingError, Wait};
@@ -561,12 +559,12 @@ impl Plan {
         }
     }
 
-    fn into_worker_on_ring(mut self, ring: Ring, rings: Arc<[OwnedFd]>, ring_doorbells: bool) -> Worker<Sockets> {
+    fn into_worker_on_ring(mut self, ring: Ring, rings: Arc<[OwnedFd]>, ring_doorbells: bool) -> Worker<uring::Sockets> {
         let listeners = std::mem::take(&mut self.listeners).into_iter();
         let listeners =
-            listeners.map(|(socket, id, address)| Listener::new(socket.into(), id, listen::family_of(address))).collect();
-        let peers = Peers { me: self.index, rings: rings.clone(), loads: self.loads.clone() };
-        let sockets = Sockets::new(ring, listeners, peers, self.times);
+            listeners.map(|(socket, id, address)| uring::Listener::new(socket.into(), id, listen::family_of(address))).collect();
+        let peers = uring::Peers { me: self.index, rings: rings.clone(), loads: self.loads.clone() };
+        let sockets = uring::Sockets::new(ring, listeners, peers, self.times);
         self.into_worker(sockets, ring_doorbells.then_some(rings), "uring")
     }
 

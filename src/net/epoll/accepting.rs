@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
@@ -11,10 +10,11 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 use super::table::Stage;
 use super::{Sockets, Todo};
 use crate::base::{Nanos, Now, ShardId};
-use crate::metrics::Label;
-use crate::net::accepting::{BACKOFF_MAX, BACKOFF_MIN, FULL_RETRY, concerns_one_connection};
 use crate::net::deadlines::Due;
+use crate::net::errno::concerns_one_connection;
+use crate::net::listen::stays_in_drain;
 use crate::net::loads::is_full;
+use crate::net::retry::{FULL_RETRY, Retry};
 use crate::net::shell::Handed;
 use crate::shard::{Input, ListenerId, Shard};
 
@@ -29,9 +29,7 @@ pub struct Listener {
     state: Accepting,
     /// Among what is to be done.
     queued: bool,
-    /// When it tries again at the latest, while it waits: one deadline, however often it is turned away before that.
-    due: Option<Nanos>,
-    backoff: Duration,
+    retry: Retry,
 }
 
 /// What a listener is doing.
@@ -45,16 +43,15 @@ enum Accepting {
 
 impl Listener {
     pub fn new(socket: OwnedFd, id: ListenerId) -> Self {
-        Self { socket: Some(socket), id, state: Accepting::Open, queued: false, due: None, backoff: BACKOFF_MIN }
+        Self { socket: Some(socket), id, state: Accepting::Open, queued: false, retry: Retry::default() }
     }
 
     pub fn socket(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().map(AsFd::as_fd)
     }
 
-    /// Health and metrics are asked for until the end: only so can a balancer see that this server is not ready any more.
     fn stays_in_drain(&self) -> bool {
-        self.id == ListenerId::Internal
+        stays_in_drain(self.id)
     }
 
     /// Whether a drain has nothing left to do with it.
@@ -88,7 +85,7 @@ impl Sockets {
     /// Time to try again, unless that has been done already.
     pub(super) fn accept_due(&mut self, index: usize, now: Now) {
         let Some(listener) = self.listeners.get_mut(index) else { return };
-        if listener.due.take_if(|due| *due <= now.monotonic).is_some() && listener.state == Accepting::Waiting {
+        if listener.retry.is_due(now.monotonic) && listener.state == Accepting::Waiting {
             self.accept_later(index);
         }
     }
@@ -147,7 +144,7 @@ impl Sockets {
     fn accepted(&mut self, index: usize, goal: Goal, socket: OwnedFd, peer: Option<SocketAddr>, shard: &mut Shard, now: Now) {
         self.facts.accepted += 1;
         let listener = &mut self.listeners[index];
-        listener.backoff = BACKOFF_MIN;
+        listener.retry.accepted();
         let id = listener.id;
         let Some(peer) = peer else { return self.unbook(&goal) };
         let handed = Handed { socket, listener: id, peer };
@@ -188,23 +185,15 @@ impl Sockets {
     fn try_again(&mut self, index: usize, at: Nanos) {
         let listener = &mut self.listeners[index];
         listener.state = Accepting::Waiting;
-        if listener.due.is_none_or(|due| at < due) {
-            listener.due = Some(at);
+        if listener.retry.sets(at) {
             self.deadlines.set(at, Due::Accept(u32::try_from(index).unwrap_or(u32::MAX)));
         }
     }
 
     /// Accepting again at once would fail at once.
     fn back_off(&mut self, index: usize, error: Errno, now: Now) {
-        let listener = &mut self.listeners[index];
-        let pause = listener.backoff;
-        listener.backoff = (pause * 2).min(BACKOFF_MAX);
-        self.facts.accept_backoff.one(Label::Number(error.raw_os_error().unsigned_abs()));
+        let pause = self.listeners[index].retry.refused(error.raw_os_error(), &mut self.facts);
         self.try_again(index, now.monotonic + pause);
-        // The first of a row: with connections that come and go there could be thousands.
-        if pause == BACKOFF_MIN {
-            tracing::warn!(%error, "cannot accept for now");
-        }
     }
 
     /// A slot has become free.

@@ -14,10 +14,9 @@ use rustix::net::{Shutdown, shutdown, sockopt};
 use super::Sockets;
 use super::table::{Flags, Stage};
 use crate::base::{ConnId, Now};
-use crate::net::closing::{LINGER_BYTES_MAX, LINGER_TIMEOUT};
 use crate::net::deadlines::Due;
+use crate::net::errno::{connect_cause, gone_cause};
 use crate::net::listen::upstream_socket;
-use crate::net::sockets::{connect_cause, gone_cause};
 use crate::shard::{CloseHow, ConnectCause, Input, Shard};
 
 impl Sockets {
@@ -99,14 +98,12 @@ impl Sockets {
             // It fails only where the connection is broken already, which the next read will tell.
             let _ = shutdown(socket, Shutdown::Write);
         }
-        self.deadlines.linger(now.monotonic, LINGER_TIMEOUT, conn);
+        self.deadlines.linger(now.monotonic, conn);
         self.read_on(conn);
     }
 
     pub(super) fn discard(&mut self, conn: ConnId, bytes: usize) {
-        let discarded = self.discarded.entry(conn.slot).or_default();
-        *discarded = discarded.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
-        if *discarded > LINGER_BYTES_MAX {
+        if !self.discarded.add(conn.slot, bytes) {
             self.release(conn);
         }
     }
@@ -132,7 +129,7 @@ impl Sockets {
         let Some(cell) = self.table.release(conn) else { return };
         self.upstreams -= u32::from(cell.flags.has(Flags::UPSTREAM));
         drop(cell);
-        self.discarded.remove(&conn.slot);
+        self.discarded.forget(conn.slot);
         self.place.loads.remove_connection(self.place.me);
         self.accept_if_room();
     }

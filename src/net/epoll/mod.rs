@@ -31,10 +31,10 @@ use rustix::io::Errno;
 pub use self::accepting::Listener;
 use self::sending::Outgoing;
 use self::table::{Flags, Stage, Table};
-use super::deadlines::{Deadlines, Due};
+use super::deadlines::{Deadlines, Due, EXPIRED_MAX};
+use super::lingering::Discarded;
 use super::loads::Loads;
-use super::shell::{Handed, Shell, ShellError};
-use super::sockets::Times;
+use super::shell::{Handed, Shell, ShellError, Times};
 use super::worker::Bells;
 use crate::base::{ConnId, Nanos, Now, ShardId};
 use crate::metrics::LoopFacts;
@@ -45,8 +45,6 @@ use crate::shard::{ConnectCause, Input, Output, Shard};
 const EVENTS_MAX: usize = 1024;
 /// Bytes of a worker's one receive buffer. Of what is proxied to a reader that has stopped, as much is held.
 const BUFFER_BYTES: usize = 32 << 10;
-/// Deadlines fired per turn.
-const EXPIRED_MAX: usize = 1024;
 /// The slot that no connection has: events of listeners and of the bell, told apart by what is a generation elsewhere.
 const NO_SLOT: u32 = u32::MAX;
 const BELL: u32 = u32::MAX;
@@ -100,8 +98,7 @@ pub struct Sockets {
     refused: Vec<Refused>,
     /// Sends made by connections that had stalled.
     proving: Vec<ConnId>,
-    /// Bytes discarded per lingering connection.
-    discarded: HashMap<u32, u32>,
+    discarded: Discarded,
     /// Upstream sockets being connected, by slot: the shard's token.
     connecting: HashMap<u32, u32>,
     /// Upstream sockets that could not be made, by the shard's token; it is told in the next turn.
@@ -132,7 +129,7 @@ impl Sockets {
             outgoing: VecDeque::new(),
             refused: Vec::new(),
             proving: Vec::new(),
-            discarded: HashMap::new(),
+            discarded: Discarded::default(),
             connecting: HashMap::new(),
             unmade: Vec::new(),
             handing: VecDeque::new(),

@@ -8,8 +8,7 @@ use rustix::net::{RecvFlags, recv};
 use super::table::{Flags, Stage};
 use super::{Sockets, Todo};
 use crate::base::{ConnId, Now};
-use crate::net::deadlines::Due;
-use crate::net::receiving::NO_MEMORY_PAUSE;
+use crate::net::deadlines::{Due, NO_MEMORY_PAUSE};
 use crate::shard::{Input, Shard};
 
 /// Reads of a client per turn.
@@ -40,7 +39,7 @@ impl Sockets {
 
     fn may_read(&mut self, conn: ConnId) -> bool {
         let Some(cell) = self.table.of(conn) else { return false };
-        let wants = matches!(cell.stage, Stage::Open | Stage::Lingering) && !cell.flags.has(Flags::PAUSED.union(Flags::EOF));
+        let wants = matches!(cell.stage, Stage::Open | Stage::Lingering) && !cell.flags.has(Flags::PAUSED | Flags::EOF);
         wants && cell.flags.has(Flags::READABLE)
     }
 

@@ -9,7 +9,7 @@ use super::Sockets;
 use super::table::{Flags, Stage};
 use crate::base::{ConnId, Frames, Now};
 use crate::net::deadlines::Due;
-use crate::net::sending::back_off;
+use crate::net::room::BACKOFF_MAX;
 use crate::ring::{GATHER_MAX, Refused, UNJOINED_BYTES_MIN, is_no_room};
 use crate::shard::{Input, Shard};
 
@@ -60,8 +60,8 @@ impl Sockets {
         let conn = outgoing.conn;
         // Closed since it was asked for: then nothing of it is wanted any more.
         let Some(cell) = self.table.in_stage(conn, Stage::Open) else { return };
-        debug_assert!(!cell.flags.has(Flags::BLOCKED), "a send to a connection that waits for room");
-        if cell.flags.has(Flags::WOKEN) {
+        debug_assert!(!cell.room.is_awaited(), "a send to a connection that waits for room");
+        if cell.room.is_to_be_proven() {
             self.proving.push(conn);
         }
         let Some(socket) = self.table.socket(conn) else { return };
@@ -110,12 +110,11 @@ impl Sockets {
     /// The kernel will tell when there is room; after wakes that brought nothing, a pause is believed more.
     pub(super) fn await_room(&mut self, conn: ConnId, progress: bool, now: Now) {
         let Some(cell) = self.table.of(conn) else { return };
-        cell.stalls = if cell.flags.take(Flags::WOKEN) && !progress { cell.stalls.saturating_add(1) } else { 0 };
-        cell.flags.set(Flags::BLOCKED);
-        let pause = back_off(cell.stalls);
+        let pause = cell.room.refused(progress);
         // Where nothing was taken nothing may be on its way either (out of socket memory), so that no acknowledgement would make
         // the edge that is waited for: the kernel is to say whether there is room already.
-        let pause = pause.or_else(|| if progress { None } else { self.ask_again(conn).err().and(back_off(u8::MAX)) });
+        let asked = pause.is_some() || progress || self.ask_again(conn).is_ok();
+        let pause = pause.or(if asked { None } else { Some(BACKOFF_MAX) });
         if let (Some(pause), Some(cell)) = (pause, self.table.of(conn)) {
             cell.flags.set(Flags::RESTING);
             self.deadlines.set(now.monotonic + pause, Due::Write(conn));
@@ -125,9 +124,8 @@ impl Sockets {
     /// A send after a wake that was not refused is progress.
     fn forget_stalls(&mut self) {
         for conn in self.proving.drain(..) {
-            if let Some(cell) = self.table.of(conn).filter(|cell| !cell.flags.has(Flags::BLOCKED)) {
-                cell.flags.clear(Flags::WOKEN);
-                cell.stalls = 0;
+            if let Some(cell) = self.table.of(conn) {
+                cell.room.prove();
             }
         }
     }
@@ -136,11 +134,7 @@ impl Sockets {
     pub(super) fn write_again(&mut self, conn: ConnId, shard: &mut Shard, now: Now) {
         let Some(cell) = self.table.of(conn) else { return };
         cell.flags.clear(Flags::RESTING);
-        if !cell.flags.take(Flags::BLOCKED) {
-            return;
-        }
-        cell.flags.set(Flags::WOKEN);
-        if cell.stage == Stage::Open {
+        if cell.room.wake() && cell.stage == Stage::Open {
             shard.handle(Input::Writable { conn }, now);
         }
     }

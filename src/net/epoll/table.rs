@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::base::{ConnId, Slots};
+use crate::net::room::Room;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -17,53 +18,27 @@ pub enum Stage {
     Lingering,
 }
 
-/// A set of facts about a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Flags(u16);
+/// What can be true of a connection on epoll.
+#[derive(Debug)]
+pub enum Fact {}
+
+pub type Flags = crate::net::flags::Flags<Fact>;
 
 impl Flags {
     /// There may be something to read: the kernel said so, and no read has found nothing since.
-    pub const READABLE: Self = Self(1);
+    pub const READABLE: Self = Self::only(0);
     /// The peer's half is closed, or the connection is broken: only a read that finds nothing left says which.
-    pub const HANG_UP: Self = Self(1 << 1);
+    pub const HANG_UP: Self = Self::only(1);
     /// The shard wants no input.
-    pub const PAUSED: Self = Self(1 << 2);
+    pub const PAUSED: Self = Self::only(2);
     /// The peer has finished sending.
-    pub const EOF: Self = Self(1 << 3);
-    /// A send was refused and the shard waits to be told of room.
-    pub const BLOCKED: Self = Self(1 << 4);
+    pub const EOF: Self = Self::only(3);
     /// Its back-off runs, and the kernel's word of room is not believed.
-    pub const RESTING: Self = Self(1 << 5);
-    /// Its last wake for writing has not been followed by progress yet.
-    pub const WOKEN: Self = Self(1 << 6);
+    pub const RESTING: Self = Self::only(4);
     /// A read of it is among what is to be done.
-    pub const QUEUED: Self = Self(1 << 7);
+    pub const QUEUED: Self = Self::only(5);
     /// Made by us to an upstream.
-    pub const UPSTREAM: Self = Self(1 << 8);
-
-    pub const fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// Whether any of them is set.
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    pub const fn set(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
-
-    pub const fn clear(&mut self, other: Self) {
-        self.0 &= !other.0;
-    }
-
-    /// Clears, and says whether it was set.
-    pub const fn take(&mut self, other: Self) -> bool {
-        let had = self.has(other);
-        self.clear(other);
-        had
-    }
+    pub const UPSTREAM: Self = Self::only(6);
 }
 
 /// What is kept per slot.
@@ -73,8 +48,8 @@ pub struct Cell {
     generation: u32,
     pub flags: Flags,
     pub stage: Stage,
-    /// Wakes for writing in a row that brought no progress.
-    pub stalls: u8,
+    /// Whether it takes what it is sent.
+    pub room: Room,
 }
 
 const _: () = assert!(size_of::<Cell>() <= 12, "an idle connection is a small cell");

@@ -64,16 +64,16 @@ fn where_nothing_was_taken_the_kernel_says_again_whether_there_is_room() {
     // As out of socket memory: refused though there is room, with nothing on its way that could be acknowledged.
     bench.sockets.await_room(conn, false, bench.now);
     assert_eq!(bench.round(Wait::No), 1);
-    assert!(bench.sockets.table.of(conn).is_some_and(|cell| cell.flags.has(Flags::WOKEN) && !cell.flags.has(Flags::BLOCKED)));
+    assert!(bench.sockets.table.of(conn).is_some_and(|cell| cell.room.is_to_be_proven() && !cell.room.is_awaited()));
     // Twice woken for nothing: then a pause, whatever the kernel says.
     bench.sockets.await_room(conn, false, bench.now);
     bench.round(Wait::No);
     bench.sockets.await_room(conn, false, bench.now);
     bench.round(Wait::No);
-    assert!(bench.sockets.table.of(conn).is_some_and(|cell| cell.flags.has(Flags::RESTING) && cell.flags.has(Flags::BLOCKED)));
+    assert!(bench.sockets.table.of(conn).is_some_and(|cell| cell.flags.has(Flags::RESTING) && cell.room.is_awaited()));
     bench.now.monotonic = bench.now.monotonic + Duration::from_secs(1);
     bench.sockets.handle_timeout(&mut bench.shard, bench.now);
-    assert!(bench.sockets.table.of(conn).is_some_and(|cell| !cell.flags.has(Flags::RESTING) && !cell.flags.has(Flags::BLOCKED)));
+    assert!(bench.sockets.table.of(conn).is_some_and(|cell| !cell.flags.has(Flags::RESTING) && !cell.room.is_awaited()));
 }
 
 #[test]

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accepting::{Accepting, Listener};
-use super::listen;
-use super::loads::Loads;
-use super::shell::Shell;
-use super::sockets::{Peers, Sockets, Times};
+use super::{Peers, Sockets};
 use crate::base::{Nanos, Now, ShardId, WallMs};
 use crate::metrics::Label;
+use crate::net::listen;
+use crate::net::loads::Loads;
+use crate::net::shell::Shell;
+use crate::net::shell::Times;
 use crate::ring::{self, Completion, Kind, Ring, Token, Wait};
 use crate::shard::{ListenerId, Options, Shard};
 use crate::skip;

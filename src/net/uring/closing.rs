@@ -12,16 +12,13 @@
 
 use std::time::Duration;
 
+use super::Sockets;
 use super::cells::{Flags, Stage};
 use super::receiving::receive_kind;
-use super::sockets::Sockets;
 use crate::base::{ConnId, Now};
 use crate::ring::Kind;
 use crate::shard::CloseHow;
 
-/// Input discarded from a closed connection at most, in bytes and time.
-pub(super) const LINGER_BYTES_MAX: u32 = 64 << 10;
-pub(super) const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for the completions of a closing connection; later ones are a bug.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -47,16 +44,14 @@ impl Sockets {
         cell.flags.clear(Flags::PAUSED);
         self.begin(conn, Flags::default());
         self.ring.shutdown_writing(conn);
-        self.deadlines.linger(now.monotonic, LINGER_TIMEOUT, conn);
+        self.deadlines.linger(now.monotonic, conn);
         self.unpark(conn);
     }
 
     // ---- the rest of the input ----
 
-    pub(super) fn discard(&mut self, conn: ConnId, bytes: u32, now: Now) {
-        let discarded = self.discarded.entry(conn.slot).or_default();
-        *discarded += bytes;
-        if *discarded > LINGER_BYTES_MAX {
+    pub(super) fn discard(&mut self, conn: ConnId, bytes: usize, now: Now) {
+        if !self.discarded.add(conn.slot, bytes) {
             self.tear_down(conn, now);
         }
     }
@@ -76,12 +71,15 @@ impl Sockets {
             return;
         }
         cell.stage = Stage::Closing;
-        self.discarded.remove(&conn.slot);
+        self.discarded.forget(conn.slot);
         let Some(cell) = self.cells.of(conn) else { return };
-        let armed = [(Flags::RECEIVING, receive_kind(cell)), (Flags::POLLING, Kind::PollIn), (Flags::BLOCKED, Kind::PollOut)];
-        let flags = cell.flags;
+        let armed = [
+            (cell.flags.has(Flags::RECEIVING), receive_kind(cell)),
+            (cell.flags.has(Flags::POLLING), Kind::PollIn),
+            (cell.room.is_awaited(), Kind::PollOut),
+        ];
         // Each by its name: to find all of a descriptor's the kernel would look at every poll that is armed on the ring.
-        for (_, kind) in armed.into_iter().filter(|&(flag, _)| flags.has(flag)) {
+        for (_, kind) in armed.into_iter().filter(|(is_armed, _)| *is_armed) {
             self.begin(conn, Flags::default());
             self.ring.cancel(conn, kind);
         }

@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
+use super::Sockets;
 use super::cells::{Flags, Stage};
-use super::deadlines::Due;
-use super::listen::upstream_socket;
-use super::sockets::{Sockets, connect_cause};
 use crate::base::{ConnId, Now};
+use crate::net::deadlines::Due;
+use crate::net::errno::connect_cause;
+use crate::net::listen::upstream_socket;
 use crate::ring::{Completion, Kind, Token};
 use crate::shard::{ConnectCause, Input, Shard};
 

@@ -12,27 +12,34 @@
 //! ```
 //! Invariant: a slot is free only when no completion that could name it is outstanding.
 
+mod accepting;
+mod cells;
+mod closing;
+mod connecting;
+mod receiving;
+mod sending;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::accepting::Listener;
-use super::cells::{Cell, Cells, Flags, Stage};
-use super::connecting::Attempt;
-use super::deadlines::{Deadlines, Due};
+pub use self::accepting::Listener;
+use self::cells::{Cell, Cells, Flags, Stage};
+use self::connecting::Attempt;
+use self::receiving::{Following, Sweep};
+use super::deadlines::{Deadlines, Due, EXPIRED_MAX};
+use super::errno::gone_cause;
+use super::lingering::Discarded;
 use super::loads::Loads;
-use super::receiving::{Following, Sweep};
-use super::shell::{Handed, Shell, ShellError};
+use super::shell::{Handed, Shell, ShellError, Times};
 use super::worker::Bells;
 use crate::base::{ConnId, Nanos, Now, ShardId};
 use crate::metrics::LoopFacts;
 use crate::ring::{Completion, Kind, Ring, Token, Wait};
-use crate::shard::{ConnectCause, GoneCause, Input, Output, Shard};
-
-/// Deadlines fired per turn.
-const EXPIRED_MAX: usize = 1024;
+use crate::shard::{ConnectCause, Input, Output, Shard};
 
 /// What workers can see of each other.
 pub struct Peers {
@@ -42,47 +49,37 @@ pub struct Peers {
     pub loads: Loads,
 }
 
-/// Times that are configured.
-#[derive(Clone, Copy, Debug)]
-pub struct Times {
-    /// A connection that was quiet for this long is parked.
-    pub quiet_after: Duration,
-    /// An upstream that has not answered by then is unreachable.
-    pub connect_timeout: Duration,
-}
-
 /// All sockets of a worker.
 pub struct Sockets {
     pub ring: Ring,
     pub facts: LoopFacts,
-    pub(super) cells: Cells,
-    pub(super) listeners: Vec<Listener>,
-    pub(super) peers: Peers,
-    pub(super) deadlines: Deadlines,
+    cells: Cells,
+    listeners: Vec<Listener>,
+    peers: Peers,
+    deadlines: Deadlines,
     /// Slots in use.
-    pub(super) live: u32,
+    live: u32,
     /// Those of them that go to upstreams.
-    pub(super) upstreams: u32,
+    upstreams: u32,
     /// Receives that found no buffer.
-    pub(super) starved: VecDeque<ConnId>,
-    pub(super) following: Following,
+    starved: VecDeque<ConnId>,
+    following: Following,
     /// Sends made by connections that had stalled.
-    pub(super) proving: Vec<ConnId>,
-    /// Bytes discarded per lingering connection.
-    pub(super) discarded: HashMap<u32, u32>,
+    proving: Vec<ConnId>,
+    discarded: Discarded,
     /// Connections that a drain has accepted and that have no slot yet: their listener and the peer's address.
-    pub(super) adopting: HashMap<u32, (usize, Option<SocketAddr>)>,
-    pub(super) attempts: HashMap<u32, Attempt>,
+    adopting: HashMap<u32, (usize, Option<SocketAddr>)>,
+    attempts: HashMap<u32, Attempt>,
     /// Upstream sockets that could not be made, by the shard's token; it is told in the next turn.
-    pub(super) unmade: Vec<(u32, ConnectCause)>,
-    pub(super) next_attempt: u32,
+    unmade: Vec<(u32, ConnectCause)>,
+    next_attempt: u32,
     /// Upstream sockets being connected, by slot: the shard's token.
-    pub(super) connecting: HashMap<u32, u32>,
+    connecting: HashMap<u32, u32>,
     /// Connections on their way to another worker: its number, and the peer address in case it fails.
-    pub(super) handing: HashMap<u32, (usize, SocketAddr)>,
-    pub(super) sweep: Sweep,
-    pub(super) times: Times,
-    pub(super) draining: bool,
+    handing: HashMap<u32, (usize, SocketAddr)>,
+    sweep: Sweep,
+    times: Times,
+    draining: bool,
 }
 
 impl Sockets {
@@ -99,7 +96,7 @@ impl Sockets {
             starved: VecDeque::new(),
             following: Following::default(),
             proving: Vec::new(),
-            discarded: HashMap::new(),
+            discarded: Discarded::default(),
             adopting: HashMap::new(),
             attempts: HashMap::new(),
             unmade: Vec::new(),
@@ -356,23 +353,4 @@ impl Shell for Sockets {
 
 fn wake_token() -> Token {
     Token::numbered(Kind::Wake, 0)
-}
-
-/// What a broken connection's errno means to the shard.
-pub(super) fn gone_cause(errno: i32) -> GoneCause {
-    match errno {
-        libc::ECONNRESET | libc::EPIPE | libc::ENOTCONN | libc::ECONNABORTED => GoneCause::Reset,
-        libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH => GoneCause::TimedOut,
-        _ => GoneCause::Kernel,
-    }
-}
-
-/// What a failed connect's errno means to the shard.
-pub(super) fn connect_cause(errno: i32) -> ConnectCause {
-    match errno {
-        libc::ECONNREFUSED | libc::ECONNRESET => ConnectCause::Refused,
-        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EACCES | libc::EPERM => ConnectCause::Unreachable,
-        libc::ETIMEDOUT | libc::ECANCELED => ConnectCause::TimedOut,
-        _ => ConnectCause::Local,
-    }
 }

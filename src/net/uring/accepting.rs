@@ -5,16 +5,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
+use super::Sockets;
 use super::cells::{Cell, Flags, Stage};
-use super::deadlines::Due;
-use super::loads::is_full;
-use super::sockets::Sockets;
+use crate::net::deadlines::Due;
+use crate::net::errno::concerns_one_connection;
+use crate::net::listen::stays_in_drain;
+use crate::net::loads::is_full;
+use crate::net::retry::{BACKOFF_MIN, FULL_RETRY, Retry};
 use rustix::io::Errno;
 
-use crate::base::{ConnId, Now};
-use crate::metrics::Label;
+use crate::base::{ConnId, Nanos, Now};
 use crate::ring::{Completion, Kind, Token};
 use crate::shard::{Input, ListenerId, Shard};
 
@@ -25,11 +26,6 @@ const MULTISHOT_ROOM_MIN: u32 = 4096;
 const LANES: u32 = 8;
 /// Free slots for each of them.
 const SLOTS_PER_LANE: u32 = 8;
-/// How soon a worker that could not accept for want of room anywhere looks again: others do not tell when they have room.
-pub(super) const FULL_RETRY: Duration = Duration::from_millis(100);
-/// First and longest pause after the kernel refused to accept for want of something.
-pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(50);
-pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// A listening socket of this worker.
 pub struct Listener {
@@ -42,7 +38,7 @@ pub struct Listener {
     lanes: u32,
     /// Whether what is armed is a multishot accept, for which no slot is booked.
     is_multishot: bool,
-    pub backoff: Duration,
+    retry: Retry,
 }
 
 /// What a listener is doing.
@@ -67,12 +63,11 @@ pub enum Accepting {
 
 impl Listener {
     pub fn new(socket: OwnedFd, id: ListenerId, like: IpAddr) -> Self {
-        Self { socket, id, like, state: Accepting::Idle, lanes: 0, is_multishot: false, backoff: BACKOFF_MIN }
+        Self { socket, id, like, state: Accepting::Idle, lanes: 0, is_multishot: false, retry: Retry::default() }
     }
 
-    /// Health and metrics are asked for until the end: only so can a balancer see that this server is not ready any more.
     fn stays_in_drain(&self) -> bool {
-        self.id == ListenerId::Internal
+        stays_in_drain(self.id)
     }
 }
 
@@ -125,7 +120,7 @@ impl Sockets {
         let (index, lane) = lane_of(completion.token);
         if let Ok(slot) = u32::try_from(completion.result) {
             if let Some(listener) = self.listeners.get_mut(index) {
-                listener.backoff = BACKOFF_MIN;
+                listener.retry.accepted();
             }
             self.fresh(slot, index, completion.address, shard, now);
         }
@@ -199,7 +194,7 @@ impl Sockets {
     fn accept_more(&mut self, index: usize, now: Now) {
         self.arm_accept(index);
         if self.listeners.get(index).is_some_and(|listener| listener.state == Accepting::Full) {
-            self.deadlines.set(now.monotonic + FULL_RETRY, Due::Accept(u32::try_from(index).unwrap_or(u32::MAX)));
+            self.try_again(index, now.monotonic + FULL_RETRY);
         }
     }
 
@@ -207,19 +202,22 @@ impl Sockets {
     fn back_off(&mut self, index: usize, errno: i32, now: Now) {
         let Some(listener) = self.listeners.get_mut(index) else { return };
         listener.state = Accepting::BackingOff;
-        let pause = listener.backoff;
-        listener.backoff = (pause * 2).min(BACKOFF_MAX);
-        self.facts.accept_backoff.one(Label::Number(errno.unsigned_abs()));
-        self.deadlines.set(now.monotonic + pause, Due::Accept(u32::try_from(index).unwrap_or(u32::MAX)));
-        // The first of a row: with connections that come and go there could be thousands.
-        if pause == BACKOFF_MIN {
-            let error = std::io::Error::from_raw_os_error(errno);
-            tracing::warn!(%error, "cannot accept for now");
+        let pause = listener.retry.refused(errno, &mut self.facts);
+        self.try_again(index, now.monotonic + pause);
+    }
+
+    fn try_again(&mut self, index: usize, at: Nanos) {
+        if self.listeners.get_mut(index).is_some_and(|listener| listener.retry.sets(at)) {
+            self.deadlines.set(at, Due::Accept(u32::try_from(index).unwrap_or(u32::MAX)));
         }
     }
 
+    /// Time to try again, unless that has been done already.
     pub(super) fn accept_again(&mut self, index: u32, now: Now) {
         let index = index as usize;
+        if !self.listeners.get_mut(index).is_some_and(|listener| listener.retry.is_due(now.monotonic)) {
+            return;
+        }
         match self.listeners.get(index).map(|listener| listener.state) {
             Some(Accepting::BackingOff | Accepting::Full) => self.accept_more(index, now),
             Some(Accepting::Emptying) => self.empty_listener(index, now),
@@ -381,10 +379,7 @@ impl Sockets {
                 }
                 Err(Errno::AGAIN) => break,
                 Err(error) if concerns_one_connection(error.raw_os_error()) => {}
-                Err(_) => {
-                    let due = Due::Accept(u32::try_from(index).unwrap_or(u32::MAX));
-                    return self.deadlines.set(now.monotonic + BACKOFF_MIN, due);
-                }
+                Err(_) => return self.try_again(index, now.monotonic + BACKOFF_MIN),
             }
         }
         listener.state = Accepting::Closed;
@@ -399,26 +394,6 @@ impl Sockets {
             Err(_) => self.facts.lost_connections += 1,
         }
     }
-}
-
-/// Errors of accept that say nothing about the next one (accept(2): errors of the new connection are passed on), and our own
-/// cancelling.
-pub(super) fn concerns_one_connection(errno: i32) -> bool {
-    matches!(
-        errno,
-        libc::ECANCELED
-            | libc::ECONNABORTED
-            | libc::EINTR
-            | libc::EAGAIN
-            | libc::EPROTO
-            | libc::EPERM
-            | libc::ENETDOWN
-            | libc::ENETUNREACH
-            | libc::EHOSTDOWN
-            | libc::EHOSTUNREACH
-            | libc::ENOPROTOOPT
-            | libc::EOPNOTSUPP
-    )
 }
 
 /// An accept is named by its listener and its lane.

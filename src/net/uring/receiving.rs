@@ -13,21 +13,19 @@
 
 use std::time::Duration;
 
+use super::Sockets;
 use super::cells::{Cell, Flags, Stage};
-use super::deadlines::Due;
-use super::sockets::Sockets;
 use crate::base::{ConnId, Now};
+use crate::net::deadlines::{Due, NO_MEMORY_PAUSE};
 use crate::ring::{Completion, Kind};
 use crate::shard::{Input, Shard};
 
-/// Steps in which all connections are looked at once per [`Times::quiet_after`](super::sockets::Times).
+/// Steps in which all connections are looked at once per [`Times::quiet_after`](crate::net::shell::Times).
 const SWEEP_STEPS: u32 = 20;
 /// Receives cancelled per step of a sweep; after an accept storm a whole share of the cells goes quiet at once.
 const SWEEP_CANCELS_MAX: u32 = 1024;
 /// How soon a step that was cut short goes on.
 const SWEEP_PAUSE: Duration = Duration::from_millis(1);
-/// How soon a receive is tried again that failed for want of kernel memory.
-pub(super) const NO_MEMORY_PAUSE: Duration = Duration::from_millis(50);
 /// What an end of the peer's side looks like to poll.
 const HANG_UP: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
 
@@ -40,7 +38,8 @@ pub struct Sweep {
     found: bool,
 }
 
-/// Large receives that are to be followed by another.
+/// Large receives that are to be followed by another, once the kernel has decided on what the shard sends of them, however little
+/// that is: its reader may be behind, and nothing more is wanted then.
 #[derive(Default)]
 pub struct Following {
     /// Through in this turn: what the shard sends of them leaves with the next enter.
@@ -93,7 +92,7 @@ impl Sockets {
         match self.cells.of(conn).map(|cell| cell.stage) {
             Some(Stage::Open) => shard.handle(Input::Bytes { conn, bytes: self.ring.bytes(lease) }, now),
             Some(Stage::Lingering) => {
-                let bytes = u32::try_from(lease.len()).unwrap_or(u32::MAX);
+                let bytes = lease.len();
                 self.discard(conn, bytes, now);
             }
             _ => return,
@@ -102,7 +101,7 @@ impl Sockets {
         if completion.token.kind == Kind::ReceiveOnce {
             self.read_again(conn, completion.nonempty);
         } else if completion.token.kind == Kind::ReceiveBulk {
-            self.receive_behind(conn);
+            self.following.fresh.push(conn);
         } else if !completion.more {
             self.restart_receive(conn);
         }
@@ -221,13 +220,7 @@ impl Sockets {
 
     // ---- one after another ----
 
-    /// A large receive is through. The next waits until the kernel has decided on what the shard sends of this one, however little
-    /// that is: its reader may be behind, and nothing more is wanted then.
-    fn receive_behind(&mut self, conn: ConnId) {
-        self.following.fresh.push(conn);
-    }
-
-    /// Arms the receives that have waited for that. To be called at the end of each turn.
+    /// Arms the large receives that may follow now. To be called at the end of each turn.
     pub fn follow_up(&mut self) {
         let mut due = std::mem::take(&mut self.following.due);
         for conn in due.drain(..) {

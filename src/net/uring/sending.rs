@@ -1,24 +1,17 @@
 //! Bytes out: one silent send per connection and flush; what the kernel refuses goes back to the shard.
 
-use std::time::Duration;
-
+use super::Sockets;
 use super::cells::{Flags, Stage};
-use super::deadlines::Due;
-use super::sockets::Sockets;
 use crate::base::{ConnId, Frames, Now};
+use crate::net::deadlines::Due;
 use crate::ring::Refused;
 use crate::shard::{Input, Shard};
-
-/// Wakes without progress in a row from which on poll is not believed (out of socket memory it says writable, send says no).
-const STALLS_BEFORE_BACKOFF: u8 = 2;
-const BACKOFF_MIN: Duration = Duration::from_millis(10);
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 impl Sockets {
     pub(super) fn send(&mut self, conn: ConnId, frames: Frames, skip: u32) {
         let Some(cell) = self.in_stage(conn, Stage::Open) else { return };
-        debug_assert!(!cell.flags.has(Flags::BLOCKED), "a send to a connection that waits for room");
-        if cell.flags.has(Flags::WOKEN) {
+        debug_assert!(!cell.room.is_awaited(), "a send to a connection that waits for room");
+        if cell.room.is_to_be_proven() {
             self.proving.push(conn);
         }
         self.ring.push_send(conn, frames, skip);
@@ -54,12 +47,10 @@ impl Sockets {
     /// Arms the wake for when there is room; after wakes that brought nothing, a pause instead.
     fn await_room(&mut self, conn: ConnId, progress: bool, now: Now) {
         let Some(cell) = self.cells.of(conn) else { return };
-        cell.stalls = if cell.flags.take(Flags::WOKEN) && !progress { cell.stalls.saturating_add(1) } else { 0 };
-        cell.flags.set(Flags::BLOCKED);
-        match back_off(cell.stalls) {
+        match cell.room.refused(progress) {
             Some(pause) => self.deadlines.set(now.monotonic + pause, Due::Write(conn)),
             None => {
-                self.begin(conn, Flags::BLOCKED);
+                self.begin(conn, Flags::default());
                 self.ring.poll_out(conn);
             }
         }
@@ -68,9 +59,8 @@ impl Sockets {
     /// A send after a wake that was not refused is progress.
     fn forget_stalls(&mut self) {
         for conn in self.proving.drain(..) {
-            if let Some(cell) = self.cells.of(conn).filter(|cell| !cell.flags.has(Flags::BLOCKED)) {
-                cell.flags.clear(Flags::WOKEN);
-                cell.stalls = 0;
+            if let Some(cell) = self.cells.of(conn) {
+                cell.room.prove();
             }
         }
     }
@@ -84,32 +74,8 @@ impl Sockets {
     /// There is room, or it is time to try.
     pub(super) fn write_again(&mut self, conn: ConnId, shard: &mut Shard, now: Now) {
         let Some(cell) = self.cells.of(conn) else { return };
-        if !cell.flags.take(Flags::BLOCKED) {
-            return;
-        }
-        cell.flags.set(Flags::WOKEN);
-        if cell.stage == Stage::Open {
+        if cell.room.wake() && cell.stage == Stage::Open {
             shard.handle(Input::Writable { conn }, now);
         }
-    }
-}
-
-/// The pause after so many wakes without progress. `None`: poll is still believed.
-pub(super) fn back_off(stalls: u8) -> Option<Duration> {
-    let doublings = u32::from(stalls.checked_sub(STALLS_BEFORE_BACKOFF)?).min(8);
-    Some((BACKOFF_MIN * (1 << doublings)).min(BACKOFF_MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn writable_without_progress_backs_off() {
-        let pauses: Vec<_> = (0..u8::MAX).map(back_off).collect();
-        assert_eq!(pauses[..2], [None, None], "a refusal, and one wake for nothing");
-        let millis = |pause: &Option<Duration>| pause.map_or(0, |pause| pause.as_millis());
-        assert_eq!(pauses[2..9].iter().map(millis).collect::<Vec<_>>(), [10, 20, 40, 80, 160, 320, 500]);
-        assert!(pauses[9..].iter().all(|pause| *pause == Some(BACKOFF_MAX)));
     }
 }

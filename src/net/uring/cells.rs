@@ -1,8 +1,7 @@
 //! The shell's side of connections: a small cell per slot, in chunks that never move.
 
-use std::ops::{BitOr, BitOrAssign};
-
 use crate::base::ConnId;
+use crate::net::room::Room;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -26,71 +25,37 @@ pub enum Stage {
     Closed,
 }
 
-/// A set of facts about a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct Flags(u16);
+/// What can be true of a connection on a ring.
+#[derive(Debug)]
+pub enum Fact {}
+
+pub type Flags = crate::net::flags::Flags<Fact>;
 
 impl Flags {
     /// A multishot receive is armed.
-    pub const RECEIVING: Self = Self(1);
+    pub const RECEIVING: Self = Self::only(0);
     /// One receive is on its way.
-    pub const READING: Self = Self(1 << 1);
+    pub const READING: Self = Self::only(1);
     /// Something arrived while that receive was on its way: read once more.
-    pub const AGAIN: Self = Self(1 << 2);
+    pub const AGAIN: Self = Self::only(2);
     /// A multishot poll is armed: parked.
-    pub const POLLING: Self = Self(1 << 3);
-    /// A poll for writability is armed, or its back-off runs.
-    pub const BLOCKED: Self = Self(1 << 4);
+    pub const POLLING: Self = Self::only(3);
     /// The shard wants no input.
-    pub const PAUSED: Self = Self(1 << 5);
+    pub const PAUSED: Self = Self::only(4);
     /// The peer has finished sending.
-    pub const EOF: Self = Self(1 << 6);
+    pub const EOF: Self = Self::only(5);
     /// On the list of receives that found no buffer.
-    pub const STARVED: Self = Self(1 << 7);
+    pub const STARVED: Self = Self::only(6);
     /// Something arrived since the last sweep.
-    pub const ACTIVE: Self = Self(1 << 8);
+    pub const ACTIVE: Self = Self::only(7);
     /// The multishot receive is being cancelled.
-    pub const STOPPING: Self = Self(1 << 9);
+    pub const STOPPING: Self = Self::only(8);
     /// Came from another worker: not to be handed on.
-    pub const HANDED: Self = Self(1 << 10);
+    pub const HANDED: Self = Self::only(9);
     /// Made by us to an upstream.
-    pub const UPSTREAM: Self = Self(1 << 11);
-    /// Its last wake for writing has not been followed by progress yet.
-    pub const WOKEN: Self = Self(1 << 12);
+    pub const UPSTREAM: Self = Self::only(10);
     /// The poll of a parked connection is being cancelled.
-    pub const UNPARKING: Self = Self(1 << 13);
-
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    pub const fn set(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
-
-    pub const fn clear(&mut self, other: Self) {
-        self.0 &= !other.0;
-    }
-
-    /// Clears, and says whether it was set.
-    pub const fn take(&mut self, other: Self) -> bool {
-        let had = self.has(other);
-        self.clear(other);
-        had
-    }
-}
-
-impl BitOr for Flags {
-    type Output = Self;
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
-impl BitOrAssign for Flags {
-    fn bitor_assign(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
+    pub const UNPARKING: Self = Self::only(11);
 }
 
 /// What the shell keeps per slot.
@@ -103,8 +68,8 @@ pub struct Cell {
     pub in_flight: u8,
     /// The listener it came in by.
     pub listener: u8,
-    /// Wakes for writing in a row that brought no progress.
-    pub stalls: u8,
+    /// Whether it takes what it is sent; while that is awaited a poll for it is armed, or a back-off runs.
+    pub room: Room,
 }
 
 const _: () = assert!(size_of::<Cell>() <= 12, "an idle connection is a small cell");
@@ -155,13 +120,5 @@ mod tests {
         assert!(cells.of(ConnId { slot: 1501, generation: 0 }).is_none(), "free");
         assert!(cells.of(ConnId { slot: 9999, generation: 0 }).is_none(), "never used");
         assert_eq!(cells.len(), 2048);
-    }
-
-    #[test]
-    fn flags_are_independent() {
-        let mut flags = Flags::EOF | Flags::PAUSED;
-        assert!(flags.take(Flags::EOF) && !flags.has(Flags::EOF) && flags.has(Flags::PAUSED));
-        flags.set(Flags::WOKEN);
-        assert!(flags.has(Flags::WOKEN) && !flags.has(Flags::RECEIVING));
     }
 }
