@@ -1,6 +1,5 @@
 //! Every key there is. This table alone drives reading the file, the environment and the flags, "did you mean", the cross-check
-//! messages and `ringmain config default`; a value in an `Options` struct without a line here does not compile
-//! (see `every_option_has_a_key` in `tests.rs`).
+//! messages and `ringmain config default`. A value in an `Options` struct without a line here fails a test.
 
 use std::time::Duration;
 

@@ -1,11 +1,13 @@
 //! The configuration from outside: texts, variables and flags in; a [`Config`] or its errors out.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::keys::{self, Key};
 use super::*;
 use crate::hub::{ChannelKind, SlowConsumer, UnknownNamespace};
-use crate::{http, hub, proxy, transport, ws};
+use crate::{hub, proxy};
 
 fn sources(file: bool, environment: &[(&str, &str)]) -> Sources {
     Sources {
@@ -167,98 +169,12 @@ fn docs<T>(keys: &'static [Key<T>]) -> impl Iterator<Item = (&'static str, &'sta
     keys.iter().map(|key| (key.name, key.doc))
 }
 
-/// A field that is added to one of these does not compile here until it is named, and has no excuse not to have its key: the
-/// test below finds out whether each key reaches something of its own.
-#[test]
-fn every_option_has_a_key() {
-    let Config {
-        mode: _,
-        listen: _,
-        internal_listen: _,
-        interface: _,
-        workers: _,
-        io,
-        log,
-        shard,
-        config_path: _,
-        key_is_generated: _,
-        warnings: _,
-    } = Config::default();
-    let IoOptions { buffers: _, congestion_control: _, park_after: _ } = io;
-    let LogOptions { level: _, format: _ } = log;
-    // The bounds of the spill are not a user's to tune; the simulation makes them small.
-    let shard::Options { server, http, ws, transport, hub, proxy, spill: _ } = shard;
-    let shard::ServerOptions {
-        development: _,       // server.mode
-        internal_listener: _, // server.internal_listen
-        loopback: _,          // server.listen
-        door_prefix: _,
-        api_key: _,
-        echo: _,
-        drain_timeout: _,
-        handshakes_per_second_max: _,
-        handshakes_in_flight_max: _,
-        reconnect_spread_max: _,
-    } = server;
-    let http::Options {
-        head_bytes_max: _,
-        headers_max: _,
-        head_timeout: _,
-        body_timeout: _,
-        queue_bytes_max: _,
-        body_rate_min: _,
-        keep_alive_timeout: _,
-        send_timeout: _,
-        allowed_origins: _,
-    } = http;
-    let ws::Options { message_bytes_max: _, fragments_max: _, ping_interval: _, pong_timeout: _, deflate: _, deflate_bytes_min: _ } =
-        ws;
-    let transport::Options { keep_alive_interval: _, retry: _, poll_wait_max: _ } = transport;
-    let hub::Options {
-        per_connection_max: _,
-        publication_bytes_max: _,
-        position_ttl: _,
-        entries_max: _,
-        position_records_max: _,
-        history_bytes_max: _,
-        idempotency_window: _,
-        unknown_namespace: _,
-        namespaces: _,
-    } = hub;
-    let hub::Namespace {
-        name: _, // the table's
-        prefixes: _,
-        kind: _,
-        state_ttl: _,
-        history_size: _,
-        history_ttl: _,
-        allow_subscribe: _,
-        allow_publish: _,
-        time: _,
-        coalesce: _,
-        slow_consumer: _,
-        queue_bytes_max: _,
-    } = hub::Namespace::default();
-    let proxy::Options { upstreams: _, routes: _ } = proxy;
-    let proxy::Upstream {
-        name: _, // the table's
-        servers: _,
-        connect_timeout: _,
-        response_timeout: _,
-        idle_timeout: _,
-        idle_connections_max: _,
-        connections_max: _,
-        waiting_max: _,
-    } = proxy::Upstream::new("app", Vec::new());
-    let proxy::Route { host: _, path: _, upstream: _ } = proxy::Route { host: None, path: String::new(), upstream: 0 };
-}
-
 /// A value other than the default that the key takes.
 fn another(dotted: &str, shown: &str) -> String {
     let text = match dotted {
         "server.mode" => "development",
         "server.io" => "epoll",
-        "server.listen" => "127.0.0.1:8001,[::1]:8001",
+        "server.listen" => "127.0.0.1:8001,[::]:8001",
         "server.internal_listen" => "127.0.0.1:9000",
         "server.door_prefix" => "/_rt",
         "api.key" => "0123456789abcdef0123",
@@ -293,36 +209,78 @@ fn another_of_its_kind(shown: &str) -> String {
     }
 }
 
-/// Each key by environment changes the configuration, and what it prints back reads as the same again.
+/// The values in a configuration as it prints itself, by the path of field names to each; elements of a list share theirs.
+fn values(config: &Config) -> BTreeMap<String, Vec<String>> {
+    let (mut path, mut values) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
+    for line in format!("{config:#?}").lines() {
+        let line = line.trim().trim_end_matches(',');
+        let (name, value) = line.split_once(": ").filter(|(name, _)| !name.contains('"')).unwrap_or(("", line));
+        match value {
+            "}" | "]" | ")" => _ = path.pop(),
+            _ if value.ends_with(['{', '[', '(']) => path.push(name.to_owned()),
+            _ => {
+                let names = path.iter().map(String::as_str).chain([name]).filter(|name| !name.is_empty());
+                values.entry(names.collect::<Vec<_>>().join(".")).or_default().push(value.to_owned());
+            }
+        }
+    }
+    values
+}
+
+/// What is in a configuration and has no key: how it was loaded, the names of tables, and the bounds of the spill, which are not a
+/// user's to tune (the simulation makes them small).
+const WITHOUT_KEY: [&str; 7] = [
+    "config_path",
+    "key_is_generated",
+    "shard.hub.namespaces.name",
+    "shard.proxy.upstreams.name",
+    "shard.spill.delivery_bytes_max",
+    "shard.spill.publish_bytes_max",
+    "warnings",
+];
+
+/// Sets each key by environment: the configuration must change, and what the key prints back must read as the same again. Returns
+/// the paths of what has changed.
 #[track_caller]
-fn reaches<T>(target: &str, keys: &'static [Key<T>], configured: &mut T) {
+fn reaches<T>(target: &str, keys: &'static [Key<T>], configured: &mut T) -> Vec<String> {
     let base = "[upstreams.app]\nservers = ['127.0.0.1:3000']\n[upstreams.other]\nservers = ['127.0.0.1:3000']\n[namespaces.chat]\n\
                 [[routes]]\npath = '/'\nto = 'app'\n";
-    let before = format!("{:#?}", good(base));
+    let before = values(&good(base));
+    let mut reached = Vec::new();
     for key in keys {
         let dotted = format!("{target}.{}", key.name);
         let value = another(&dotted, &(key.field)(configured).show());
         let name = format!("RINGMAIN_{}", dotted.replace('.', "__").to_uppercase());
         let after = Config::from_text(Some(base), &sources(true, &[(&name, &value)]));
-        let after = after.unwrap_or_else(|errors| panic!("{name}={value}: {errors}"));
-        assert_ne!(format!("{after:#?}"), before, "{name}={value} changes nothing");
+        let after = values(&after.unwrap_or_else(|errors| panic!("{name}={value}: {errors}")));
+        let changed = before.keys().chain(after.keys()).filter(|path| before.get(*path) != after.get(*path));
+        let count = reached.len();
+        reached.extend(changed.cloned());
+        assert!(reached.len() > count, "{name}={value} changes nothing");
         let raw = field::Raw::Loose(value.clone());
         (key.field)(configured).set(&raw).expect("a value");
         let shown = (key.field)(configured).show();
         let toml = toml::de::DeValue::parse(&shown).unwrap_or_else(|error| panic!("{dotted} = {shown}: {error}"));
         assert!(!toml.get_ref().type_str().is_empty());
     }
+    reached
 }
 
 #[test]
-fn every_key_can_be_given_by_environment() {
+fn every_key_reaches_an_option_and_every_option_has_a_key() {
+    let mut reached: Vec<String> = WITHOUT_KEY.map(str::to_owned).into();
     for table in &keys::TABLES {
-        reaches(table.name, table.keys, &mut Config::default());
+        reached.extend(reaches(table.name, table.keys, &mut Config::default()));
     }
-    reaches("namespaces.chat", &keys::NAMESPACE, &mut hub::Namespace::default());
+    reached.extend(reaches("namespaces.chat", &keys::NAMESPACE, &mut hub::Namespace::default()));
     let upstream = proxy::Upstream::new("app", Vec::new());
-    reaches("upstreams.app", &keys::UPSTREAM, &mut keys::UpstreamDraft { upstream, servers: Vec::new() });
-    reaches("routes.0", &keys::ROUTE, &mut keys::RouteDraft::default());
+    reached.extend(reaches("upstreams.app", &keys::UPSTREAM, &mut keys::UpstreamDraft { upstream, servers: Vec::new() }));
+    reached.extend(reaches("routes.0", &keys::ROUTE, &mut keys::RouteDraft::default()));
+    let config = values(&good(&with_examples()));
+    let without: Vec<_> = config.keys().filter(|path| !reached.contains(path)).collect();
+    assert!(without.is_empty(), "these have no key: {without:#?}");
+    let gone: Vec<_> = WITHOUT_KEY.iter().filter(|path| !config.contains_key(**path)).collect();
+    assert!(gone.is_empty(), "these are no options any more: {gone:#?}");
 }
 
 #[test]
