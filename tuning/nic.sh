@@ -158,24 +158,25 @@ steer_interrupts() {
 }
 
 steer_receiving() {
-  local count queue file
+  local count
   count=$(count_queues rx)
   if ((count >= ${#cpus[@]})); then say RPS "left alone: $count receive queues for ${#cpus[@]} CPUs"; return; fi
-  for ((queue = 0; queue < count; queue++)); do
-    file=$device/queues/rx-$queue/rps_cpus
-    if [[ ! -e $file ]]; then say RPS "not in this kernel (skipped)"; return; fi
-    set_file "rx-$queue/rps_cpus" "$file" "$(share "$queue" "$count")" "as it was" mask || true
-  done
+  set_masks RPS rx rps_cpus "$count"
 }
 
 steer_sending() {
-  local count queue file
+  local count
   count=$(count_queues tx)
   if ((count < 2)); then say XPS "$count send queue: nothing to choose (skipped)"; return; fi
-  for ((queue = 0; queue < count; queue++)); do
-    file=$device/queues/tx-$queue/xps_cpus
-    if [[ ! -e $file ]]; then say XPS "not in this kernel (skipped)"; return; fi
-    set_file "tx-$queue/xps_cpus" "$file" "$(share "$queue" "$count")" "as it was" mask || true
+  set_masks XPS tx xps_cpus "$count"
+}
+
+set_masks() { # what it is, rx or tx, the file of each queue, how many queues
+  local queue file
+  for ((queue = 0; queue < $4; queue++)); do
+    file=$device/queues/$2-$queue/$3
+    if [[ ! -e $file ]]; then say "$1" "not in this kernel (skipped)"; return; fi
+    set_file "$2-$queue/$3" "$file" "$(share "$queue" "$4")" "as it was" mask || true
   done
 }
 

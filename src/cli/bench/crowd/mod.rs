@@ -25,7 +25,8 @@ use super::server::Memory;
 use super::session::Transport;
 use super::verdict::Verdict;
 use super::{Common, Outcome};
-use parts::{Parts, Sum};
+use part::Progress;
+use parts::Parts;
 
 /// How often a leader looks at its parts.
 const LOOK_NANOS: u64 = 50_000_000;
@@ -85,8 +86,9 @@ pub fn run(args: &CrowdArgs) -> Result<Outcome, BenchError> {
         wait(&mut lead, &mut parts, "deliveries", args.connections as u64 * broadcast, |sum| sum.delivered)?;
         slowest = slowest.max(lead.clock.now() - began);
     }
+    let count = parts.len();
     let sum = parts.end()?;
-    Ok(outcome(args, &sum, connected, held, slowest, [before, after]))
+    Ok(outcome(args, count, &sum, connected, held, slowest, [before, after]))
 }
 
 fn look(args: &CrowdArgs) -> Result<Look, BenchError> {
@@ -118,7 +120,7 @@ fn wait(
     parts: &mut Parts,
     what: &'static str,
     count: u64,
-    reached: impl Fn(&Sum) -> u64,
+    reached: impl Fn(&Progress) -> u64,
 ) -> Result<(), BenchError> {
     let mut stall = lead.stall(what);
     loop {
@@ -144,11 +146,19 @@ fn stay(lead: &mut Fleet, parts: &mut Parts, seconds: u64) -> Result<u64, BenchE
     Ok(seconds)
 }
 
-fn outcome(args: &CrowdArgs, sum: &Sum, connected: u64, held: u64, slowest: u64, [before, after]: [Look; 2]) -> Outcome {
+fn outcome(
+    args: &CrowdArgs,
+    parts: usize,
+    sum: &Progress,
+    connected: u64,
+    held: u64,
+    slowest: u64,
+    [before, after]: [Look; 2],
+) -> Outcome {
     let count = args.connections as f64;
     let mut report = Report::new("crowd");
     report.add("connections", args.connections);
-    report.add("processes", sum.parts);
+    report.add("processes", parts);
     report.real("connect_seconds", connected as f64 / 1e9);
     report.real("connected_per_second", count * 1e9 / connected.max(1) as f64);
     report.add("held_seconds", held);

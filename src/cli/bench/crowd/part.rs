@@ -43,6 +43,20 @@ pub struct Progress {
     pub wrong: u64,
 }
 
+impl Progress {
+    /// How far two are together. A broadcast is waited for when both wait for it.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            up: self.up + other.up,
+            expecting: self.expecting.min(other.expecting),
+            delivered: self.delivered + other.delivered,
+            pings: self.pings + other.pings,
+            closed: self.closed + other.closed,
+            wrong: self.wrong + other.wrong,
+        }
+    }
+}
+
 /// What the lead says on a line.
 #[derive(Clone, Copy, Serialize, Deserialize, Debug)]
 #[serde(rename_all = "snake_case")]

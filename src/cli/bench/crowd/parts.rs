@@ -24,19 +24,6 @@ struct Part {
     ended: bool,
 }
 
-/// How far they are together.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Sum {
-    pub parts: u64,
-    pub up: u64,
-    /// Broadcasts that all of them have been told of.
-    pub expecting: u64,
-    pub delivered: u64,
-    pub pings: u64,
-    pub closed: u64,
-    pub wrong: u64,
-}
-
 impl Parts {
     /// Starts as many as the connections need; each opens its part.
     pub fn start(args: &CrowdArgs) -> Result<Self, BenchError> {
@@ -57,11 +44,15 @@ impl Parts {
         Ok(parts)
     }
 
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Takes in what they have said.
     ///
     /// # Errors
     /// When one has ended by itself: it has printed why.
-    pub fn look(&mut self) -> Result<Sum, BenchError> {
+    pub fn look(&mut self) -> Result<Progress, BenchError> {
         for part in &mut self.0 {
             part.listen();
             if part.ended {
@@ -77,7 +68,7 @@ impl Parts {
     }
 
     /// Ends them and returns the last that they said.
-    pub fn end(mut self) -> Result<Sum, BenchError> {
+    pub fn end(mut self) -> Result<Progress, BenchError> {
         for part in &mut self.0 {
             part.tell(Order::End)?;
         }
@@ -90,17 +81,9 @@ impl Parts {
         Ok(self.sum())
     }
 
-    fn sum(&self) -> Sum {
-        let expecting = self.0.iter().map(|part| part.last.expecting).min().unwrap_or(0);
-        let mut sum = Sum { parts: self.0.len() as u64, expecting, ..Sum::default() };
-        for Progress { up, delivered, pings, closed, wrong, .. } in self.0.iter().map(|part| part.last) {
-            sum.up += up;
-            sum.delivered += delivered;
-            sum.pings += pings;
-            sum.closed += closed;
-            sum.wrong += wrong;
-        }
-        sum
+    /// How far they are together.
+    fn sum(&self) -> Progress {
+        self.0.iter().map(|part| part.last).reduce(Progress::and).unwrap_or_default()
     }
 }
 
