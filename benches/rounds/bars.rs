@@ -159,6 +159,7 @@ mod tests {
     fn results(ringmain: f64, write: &[f64], uring: &[f64]) -> Results {
         let runs = |contender, cpu: &[f64]| Series {
             contender,
+            failure: None,
             runs: cpu.iter().map(|cpu| Figures(json!({ CPU: cpu, CORE: cpu, "sound": true }))).collect(),
         };
         let idle = Figures(json!({"sound": true, "bytes_per_connection": 256}));
@@ -174,7 +175,7 @@ mod tests {
                 Measured {
                     name: plan::IDLE_OWN,
                     load: String::new(),
-                    series: vec![Series { contender: Contender::Ringmain, runs: vec![idle] }],
+                    series: vec![Series { contender: Contender::Ringmain, runs: vec![idle], failure: None }],
                 },
             ],
             ..Results::default()
@@ -211,6 +212,15 @@ mod tests {
         unsound.groups[1].series[0].runs[0] =
             Figures(json!({"sound": false, "reasons": ["2 deliveries came again"], "bytes_per_connection": 1}));
         check(&unsound, Outcome::Void, "does not count: 2 deliveries came again");
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_measured_is_a_bar_missed() {
+        let mut absent = results(1.0, &[1.0], &[1.0]);
+        let nchan = &mut absent.groups[0].series[3];
+        (nchan.runs, nchan.failure) = (Vec::new(), Some("it does not listen".to_owned()));
+        check(&absent, Outcome::Missed, "| ≤ 0.65 | NaN | MISSED |");
+        check(&absent, Outcome::Missed, "| nginx + nchan (it does not listen) |");
     }
 
     #[test]

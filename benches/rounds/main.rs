@@ -111,13 +111,20 @@ fn pieces(flags: &Flags) -> Option<String> {
 fn rounds_of(flags: &Flags, group: &Group, ports: &mut impl Iterator<Item = u16>) -> Result<Measured, Failure> {
     let chosen = |&&contender: &&Contender| contender.is_there(flags);
     let mut series: Vec<Series> =
-        group.contenders.iter().filter(chosen).map(|&contender| Series { contender, runs: Vec::new() }).collect();
+        group.contenders.iter().filter(chosen).map(|&contender| Series { contender, runs: Vec::new(), failure: None }).collect();
     let rounds = flags.rounds.unwrap_or(group.rounds);
     for round in 1..=rounds {
-        for series in &mut series {
+        for series in series.iter_mut().filter(|series| series.failure.is_none()) {
             let began = Instant::now();
             let port = ports.next().unwrap_or(flags.port);
-            let figures = contender::run(flags, series.contender, group.load, port)?;
+            let figures = match contender::run(flags, series.contender, group.load, port) {
+                Err(failure) if series.contender.is_peer() => {
+                    eprintln!("{} {round}/{rounds}  {failure}", group.name);
+                    series.failure = Some(failure.to_string());
+                    continue;
+                }
+                result => result?,
+            };
             eprintln!(
                 "{} {round}/{rounds}  {:<18} {} ({:.0} s){}",
                 group.name,

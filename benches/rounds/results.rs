@@ -25,6 +25,8 @@ const RATES: [&str; 3] = ["deliveries_per_second", "messages_per_second", "subsc
 pub struct Series {
     pub contender: Contender,
     pub runs: Vec<Figures>,
+    /// Why it was not run to the end: a peer that cannot take a load does not end the measuring of the others.
+    pub failure: Option<String>,
 }
 
 impl Series {
@@ -36,10 +38,10 @@ impl Series {
         RATES.map(|name| self.spread(name).median).into_iter().find(|rate| !rate.is_nan()).unwrap_or(f64::NAN)
     }
 
-    /// How to read a row of which not every run was sound.
+    /// How to read a row of which not every run was sound, or was at all.
     fn remark(&self) -> String {
-        let unsound = self.runs.iter().filter(|run| !run.is_sound());
-        unsound.map(Figures::reasons).next().map_or(String::new(), |reasons| format!(" ({reasons})"))
+        let unsound = self.runs.iter().filter(|run| !run.is_sound()).map(Figures::reasons);
+        unsound.chain(self.failure.clone()).next().map_or(String::new(), |reasons| format!(" ({reasons})"))
     }
 }
 
