@@ -19,6 +19,7 @@ pub mod admin;
 pub mod base;
 #[cfg(not(loom))] // tokio has no signals under the model checker, and only the doorbell is checked
 pub mod cli;
+#[cfg(not(loom))]
 pub mod config;
 pub mod http;
 pub mod hub;
