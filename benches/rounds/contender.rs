@@ -22,6 +22,8 @@ const NGINX_CONFIG: &str = include_str!("../nchan.conf");
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Contender {
     Ringmain,
+    /// The same binary with `io = "epoll"`.
+    Epoll,
     Write,
     Uring,
     Nchan,
@@ -44,6 +46,7 @@ impl Contender {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ringmain => "ringmain",
+            Self::Epoll => "ringmain on epoll",
             Self::Write => "bare write()",
             Self::Uring => "bare io_uring",
             Self::Nchan => "nginx + nchan",
@@ -57,7 +60,7 @@ impl Contender {
     pub const fn is_there(self, flags: &Flags) -> bool {
         match self {
             Self::Write | Self::Uring => true,
-            Self::Ringmain => !flags.floors_only,
+            Self::Ringmain | Self::Epoll => !flags.floors_only,
             Self::Nchan => !flags.floors_only && flags.nginx_modules.is_some(),
             Self::Monoio | Self::Glommio | Self::Tungstenite => !flags.floors_only && flags.peers.is_some(),
         }
@@ -74,9 +77,10 @@ impl Contender {
         command.arg("-c").arg(flags.server_cpu.to_string());
         let listen = address.to_string();
         match self {
-            Self::Ringmain => {
-                command.arg(&flags.ringmain).args(["serve", "--listen", &listen, "--workers", "1", "--config"]);
-                command.arg(&flags.config);
+            Self::Ringmain | Self::Epoll => {
+                command.arg(&flags.ringmain).args(["serve", "--listen", &listen, "--workers", "1"]);
+                command.args(["--io", if self == Self::Epoll { "epoll" } else { "uring" }]);
+                command.arg("--config").arg(&flags.config);
             }
             Self::Write => _ = command.arg(&flags.floor).args(["--listen", &listen, "--send", "write"]),
             Self::Uring => _ = command.arg(&flags.floor).args(["--listen", &listen, "--send", "uring"]),

@@ -1,6 +1,6 @@
 //! What is run: each group is one load, put on several servers in turn.
 
-use crate::contender::Contender::{self, Glommio, Monoio, Nchan, Ringmain, Tungstenite, Uring, Write};
+use crate::contender::Contender::{self, Epoll, Glommio, Monoio, Nchan, Ringmain, Tungstenite, Uring, Write};
 
 /// One load and whom it is put on, alternated.
 pub struct Group {
@@ -41,7 +41,7 @@ pub const PLAN: &[Group] = &[
     Group {
         name: FAN_OUT,
         load: &["fan-out", "--subscribers", "5000", "--publications", "200"],
-        contenders: &[Ringmain, Write, Uring, Nchan],
+        contenders: &[Ringmain, Epoll, Write, Uring, Nchan],
         rounds: 5,
     },
     Group {
