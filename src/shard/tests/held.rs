@@ -149,3 +149,19 @@ fn a_backend_is_not_read_for_a_client_that_is_behind() {
     }
     assert_eq!(world.read(conn).matches('y').count(), 1_000_000);
 }
+
+#[test]
+fn either_side_of_an_exchange_is_stopped_by_the_first_refusal_of_the_other() {
+    let mut world = World::with(proxied);
+    let conn = world.request("POST /app HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n");
+    let up = world.connected();
+    for (writer, reader, bytes) in [(conn, up, "12345"), (up, conn, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")] {
+        world.stall(reader);
+        world.send(writer, bytes);
+        assert!(world.is_paused(writer), "the next receive would have to be held");
+        world.give_room(reader, 3);
+        assert!(world.is_paused(writer), "something still waits");
+        world.unstall(reader);
+        assert!(!world.is_paused(writer));
+    }
+}

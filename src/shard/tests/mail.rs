@@ -37,6 +37,35 @@ fn what_a_full_mailbox_keeps_waiting_is_counted() {
 }
 
 #[test]
+fn what_a_full_mailbox_gives_up_is_a_gap_for_each_channel() {
+    let mut world = World::of(2, |options| options.spill.delivery_bytes_max = 10_000);
+    let channels: [String; 2] = world.channels_at(0);
+    let reader = world.connect_on(1);
+    world.send(reader, get(&format!("/channels?channel={}&channel={}&via=stream", channels[0], channels[1]), ""));
+    world.read(reader);
+    world.hold_mail(1);
+    let mut published = [0, 0];
+    while world.shards[0].spill_collapsed() == 0 {
+        let next = usize::from(published[0] > published[1]);
+        world.publish(&channels[next], &"x".repeat(1000));
+        published[next] += 1;
+        assert!(published[0] < 100, "10 KB may wait behind the mailbox");
+    }
+    world.deliver_mail();
+    let told = world.read(reader).replace('x', "");
+    for (channel, published) in channels.iter().zip(published) {
+        let items: Vec<&str> = told.lines().filter(|line| line.contains(&format!("\"channel\":\"{channel}\""))).collect();
+        let (gap, got) = items.split_last().expect("something was told");
+        assert_eq!(got.len(), MAILBOX_ENTRIES / 2, "{told}");
+        let extent = format!(":{}\",\"missed\":{},\"reason\":\"slow\"}}}}", published + 1, published - got.len());
+        assert!(gap.starts_with("{\"gap\":") && gap.ends_with(&extent), "nothing has come since: {told}");
+        world.publish(channel, "later");
+        let later = world.read(reader);
+        assert!(later.contains("later") && !later.contains("\"gap\""), "it follows on the gap: {later}");
+    }
+}
+
+#[test]
 fn a_poll_at_the_head_asks_no_home() {
     let mut world = World::of(2, |_| {});
     let channel = world.channel_at(1);

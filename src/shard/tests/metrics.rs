@@ -136,6 +136,25 @@ fn bytes_and_sends_are_counted_one_by_one() {
 }
 
 #[test]
+fn bytes_are_sent_when_the_socket_has_taken_them() {
+    const SENT: &str = "sent_bytes_total{transport=\"ws\"}";
+    let mut world = World::new();
+    let socket = world.websocket("/channels/a", "");
+    world.told(socket);
+    let ping = frame(Opcode::Ping, b"1234567");
+    // Of the first pong five bytes of nine; the second one waits behind it.
+    for (room, taken) in [(0, 0), (5, 5), (2, 2)] {
+        let sent = moved(&mut world, SENT, |world| {
+            world.give_room(socket, room);
+            world.send(socket, &ping);
+        });
+        assert_eq!((sent, world.read_bytes(socket).len()), (taken, taken as usize), "with room for {room}");
+    }
+    let sent = moved(&mut world, SENT, |world| world.unstall(socket));
+    assert_eq!((sent, world.read_bytes(socket).len()), (3 * 9 - 7, 3 * 9 - 7), "each byte once");
+}
+
+#[test]
 fn every_door_and_every_transport_is_counted() {
     let mut world = World::new();
     world.open("/channels/a?via=sse", "");

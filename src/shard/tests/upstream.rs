@@ -110,6 +110,16 @@ fn idle_connections_are_kept_for_a_while() {
 }
 
 #[test]
+fn a_fresh_connection_that_fails_is_the_upstreams_answer() {
+    let mut world = World::with(proxied);
+    let conn = world.open("/app", "");
+    let up = world.connected();
+    world.reset(up);
+    assert!(world.connects.is_empty(), "it was not stale, and the request may have been acted on");
+    check_error(&mut world, conn, 502, "closed the connection", "closed_early");
+}
+
+#[test]
 fn a_request_on_a_connection_that_was_closed_meanwhile_is_sent_again_once() {
     let mut world = World::with(proxied);
     let conn = world.open("/app", "");
@@ -195,6 +205,24 @@ fn an_upload_that_the_upstream_does_not_take_is_the_upstreams_fault() {
     assert!(!world.is_closed(conn), "the client would send if it were read");
     world.pass(seconds(11));
     check_error(&mut world, conn, 504, "did not begin to answer in time", "response_timed_out");
+}
+
+#[test]
+fn a_client_that_is_read_again_has_its_whole_time_to_send() {
+    let mut world = World::with(proxied);
+    let conn = world.request("POST /app HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n");
+    let up = world.connected();
+    world.stall(up);
+    world.send(conn, "x");
+    assert!(world.is_paused(conn));
+    world.pass(seconds(50));
+    world.unstall(up);
+    assert!(!world.is_paused(conn));
+    world.pass(seconds(29));
+    assert!(!world.is_closed(conn), "what it could not send meanwhile is not its fault");
+    world.send(conn, "x");
+    world.pass(seconds(2));
+    assert!(world.read(conn).starts_with("HTTP/1.1 408"), "but from there on it is held to its pace");
 }
 
 #[test]

@@ -32,9 +32,14 @@ impl World {
 
     /// A channel whose home is the given worker.
     pub fn channel_at(&self, home: u16) -> String {
-        let mut names = (0..).map(|number| ChannelName::parse(&format!("c{number}")).expect("a name"));
-        let name = names.find(|name| home_of(name, self.shards[0].shards) == ShardId(home)).expect("there are enough");
-        name.as_str().to_owned()
+        self.channels_at::<1>(home).concat()
+    }
+
+    /// Channels whose home is the given worker.
+    pub fn channels_at<const COUNT: usize>(&self, home: u16) -> [String; COUNT] {
+        let names = (0..).map(|number| ChannelName::parse(&format!("c{number}")).expect("a name"));
+        let mut names = names.filter(|name| home_of(name, self.shards[0].shards) == ShardId(home));
+        [(); COUNT].map(|()| names.next().expect("there are enough").as_str().to_owned())
     }
 
     /// Reads a worker's mailboxes empty. True if there was anything.
