@@ -62,13 +62,32 @@ pub fn run(args: &EchoArgs) -> Result<Outcome, BenchError> {
 }
 
 fn measure(fleet: &mut Fleet, args: &EchoArgs, pace: Loop) -> Result<Phase, BenchError> {
+    match pace {
+        Loop::Closed | Loop::Windowed(_) => measure_as(fleet, &args.common, |fleet| run_closed(fleet, args.pipeline, args.seconds)),
+        Loop::Open(rate) => measure_open(fleet, &args.common, pace, (rate * args.seconds as f64) as u64, || false),
+    }
+}
+
+/// Sends `count` echoes at a rate, fewer when it is over before, and measures that.
+pub fn measure_open(
+    fleet: &mut Fleet,
+    common: &Common,
+    pace: Loop,
+    count: u64,
+    is_over: impl Fn() -> bool,
+) -> Result<Phase, BenchError> {
+    measure_as(fleet, common, |fleet| run_open(fleet, pace, count, is_over))
+}
+
+fn measure_as(
+    fleet: &mut Fleet,
+    common: &Common,
+    run: impl FnOnce(&mut Fleet) -> Result<(), BenchError>,
+) -> Result<Phase, BenchError> {
     let (began, before) = (fleet.clock.now(), fleet.echoes.count);
     fleet.echoes.round_trip.reset();
-    let sample = args.common.server().sample(began)?;
-    match pace {
-        Loop::Closed | Loop::Windowed(_) => run_closed(fleet, args.pipeline, args.seconds)?,
-        Loop::Open(rate) => run_open(fleet, pace, (rate * args.seconds as f64) as u64)?,
-    }
+    let sample = common.server().sample(began)?;
+    run(fleet)?;
     let complete = drain(fleet)?;
     let now = fleet.clock.now();
     let count = fleet.echoes.count - before;
@@ -76,7 +95,7 @@ fn measure(fleet: &mut Fleet, args: &EchoArgs, pace: Loop) -> Result<Phase, Benc
         nanos: now - began,
         paced: count,
         counted: count,
-        spent: sample.until(args.common.server().sample(now)?),
+        spent: sample.until(common.server().sample(now)?),
         latency: fleet.echoes.round_trip.clone(),
         complete,
     })
@@ -97,13 +116,14 @@ fn run_closed(fleet: &mut Fleet, pipeline: usize, seconds: u64) -> Result<(), Be
     Ok(())
 }
 
-fn run_open(fleet: &mut Fleet, pace: Loop, count: u64) -> Result<(), BenchError> {
+fn run_open(fleet: &mut Fleet, pace: Loop, count: u64, is_over: impl Fn() -> bool) -> Result<(), BenchError> {
     let connections = fleet.ready();
     let outstanding_max = OUTSTANDING_MAX * connections as u64;
     let mut pace = Pace::new(pace, fleet.clock.now(), count);
     let mut stall = fleet.stall("echoing");
+    let goes_on = |pace: &Pace, fleet: &Fleet| !pace.is_done() && fleet.closed().0 == 0 && !is_over();
     for turn in (0..connections).cycle() {
-        while !pace.is_done() && fleet.closed().0 == 0 {
+        while goes_on(&pace, fleet) {
             let room = fleet.echoes.outstanding < outstanding_max;
             if let Some(due) = pace.next(fleet.clock.now(), room) {
                 fleet.echo(turn, due)?;
@@ -118,7 +138,7 @@ fn run_open(fleet: &mut Fleet, pace: Loop, count: u64) -> Result<(), BenchError>
             }
             fleet.say(|fleet| format!("{} echoes", fleet.echoes.count));
         }
-        if pace.is_done() || fleet.closed().0 > 0 {
+        if !goes_on(&pace, fleet) {
             break;
         }
     }

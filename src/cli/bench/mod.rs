@@ -1,8 +1,9 @@
 //! `ringmain bench`: loads for a running server, which check every byte that comes back.
 //!
 //! ```text
-//! fan_out, stall, echo, connect, idle, crowd ──► fleet ──► session ──► checker     (sockets / bytes / was it right, and when)
-//!        │            │                    └─────► publisher ────┘
+//! fan_out, stall, echo, disturb,
+//! connect, idle, crowd ──► fleet ──► session ──► checker     (sockets / bytes / was it right, and when)
+//!        │            │         └─────► publisher ────┘
 //!        │            └─► pace: when the next is due, open or closed
 //!        └─► verdict: does the run count      server: /proc of the server      report: the table and the JSON line
 //! ```
@@ -15,6 +16,7 @@ mod checker;
 mod connect;
 mod crowd;
 mod dialect;
+mod disturb;
 mod echo;
 mod error;
 mod fan_out;
@@ -73,6 +75,8 @@ enum Load {
     CrowdPart(crowd::PartArgs),
     /// Some subscribers stop reading: what one of them costs, and whether the others notice.
     Stall(stall::StallArgs),
+    /// Echoes beside a broadcast to a crowd, or beside a crowd that comes: whether they notice.
+    Disturb(disturb::DisturbArgs),
 }
 
 /// Where the server is and what is measured of it.
@@ -151,6 +155,7 @@ impl Load {
             Self::Crowd(args) => crowd::run(args),
             Self::CrowdPart(args) => crowd::run_part(args),
             Self::Stall(args) => stall::run(args),
+            Self::Disturb(args) => disturb::run(args),
         }
     }
 
@@ -164,6 +169,7 @@ impl Load {
             Self::Crowd(_) => "crowd",
             Self::CrowdPart(_) => "crowd-part",
             Self::Stall(_) => "stall",
+            Self::Disturb(_) => "disturb",
         }
     }
 
@@ -177,6 +183,7 @@ impl Load {
             Self::Crowd(args) => &args.common,
             Self::CrowdPart(args) => &args.common,
             Self::Stall(args) => &args.common,
+            Self::Disturb(args) => &args.common,
         }
     }
 }
