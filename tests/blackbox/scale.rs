@@ -104,6 +104,22 @@ fn every_transport_is_measured() {
 }
 
 #[test]
+fn compressed_deliveries_are_measured() {
+    if skip::without("uring") {
+        return;
+    }
+    let load = ["fan-out", "--deflate", "--subscribers", "20", "--publications", "30", "--warmup", "1", "--payload", "1024"];
+    let server = Server::start(&[("RINGMAIN_WEBSOCKET__DEFLATE", "true")]);
+    let (line, succeeded) = bench(&server, &load);
+    assert!(succeeded, "{line}");
+    assert_eq!((&line["deliveries"], &line["compressed_deliveries"]), (&600.into(), &600.into()), "{line}");
+    let plain = Server::start(&[("RINGMAIN_WEBSOCKET__DEFLATE", "false")]);
+    let (line, succeeded) = bench(&plain, &load);
+    assert!(!succeeded, "{line}");
+    assert!(line["reasons"][0].as_str().is_some_and(|reason| reason.contains("did not accept permessage-deflate")), "{line}");
+}
+
+#[test]
 fn a_stalled_reader_is_found_and_measured() {
     if skip::without("uring") {
         return;

@@ -3,6 +3,7 @@
 //! One [`Checker`] per channel holds what all subscribers share; each subscriber keeps a small [`Ledger`].
 //! The first copy of a publication is taken apart and checked against its number. The others are compared with that
 //! copy, whole, at the place where it must come next: a match proves channel, position and content in one comparison.
+//! Compressed copies are compared as they came, which proves the same, since nothing but their own bytes says what they inflate to.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -11,6 +12,7 @@ use hdrhistogram::Histogram;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::deflate::Inflater;
 use super::payload;
 
 /// Checked copies kept for comparison. Who is further behind is checked the slow way.
@@ -100,6 +102,8 @@ pub enum Corruption {
     PollPosition,
     /// A publication's answer that names another channel, or a position that subscribers did not see.
     Answer,
+    /// A compressed message that is not DEFLATE, or not whole.
+    Compression,
 }
 
 impl Corruption {
@@ -112,6 +116,7 @@ impl Corruption {
             Self::EventId => "an event's id that is not its item's position",
             Self::PollPosition => "a poll's position that is not its last message's",
             Self::Answer => "a publication's answer that is not the position subscribers got",
+            Self::Compression => "a compressed message that cannot be inflated",
         }
     }
 }
@@ -145,13 +150,17 @@ pub struct Checker {
     epoch: Option<String>,
     /// Offset of publication 0: fixed by the first one seen, as one connection publishes in order.
     base: Option<u64>,
-    known: VecDeque<Box<[u8]>>,
-    known_first: u64,
+    known: Copies,
+    /// As they came, before inflating.
+    known_compressed: Copies,
+    inflater: Inflater,
     /// When publication `n` was meant to be sent, in nanoseconds of the load's clock.
     intended: Vec<u64>,
     scratch: Vec<u8>,
     pub tally: Tally,
     pub aside: Aside,
+    /// Deliveries of the tally that came compressed.
+    pub compressed_deliveries: u64,
     pub first_corruption: Option<Corruption>,
     /// When the last delivery came.
     pub delivered_at: u64,
@@ -190,12 +199,14 @@ impl Checker {
             payload_bytes,
             epoch: None,
             base: None,
-            known: VecDeque::new(),
-            known_first: 0,
+            known: Copies::default(),
+            known_compressed: Copies::default(),
+            inflater: Inflater::default(),
             intended: Vec::new(),
             scratch: Vec::new(),
             tally: Tally::default(),
             aside: Aside::default(),
+            compressed_deliveries: 0,
             first_corruption: None,
             delivered_at: 0,
             pings: 0,
@@ -236,15 +247,38 @@ impl Checker {
     /// Takes one item of a WebSocket message, a stream or a poll, received at `now`. Returns the offset that it says it
     /// has, where it is a publication.
     pub fn item(&mut self, ledger: &mut Ledger, item: &[u8], now: u64) -> Option<u64> {
-        if let Some(offset) = self.known_next(ledger, item) {
-            ledger.next = Some(offset + 1);
-            self.deliver(ledger, offset, now);
+        if let Some(offset) = self.known.next(ledger, item) {
+            self.deliver_next(ledger, offset, now);
             return Some(offset);
         }
         self.unknown_item(ledger, item, now).unwrap_or_else(|corruption| {
             self.corrupt(corruption);
             None
         })
+    }
+
+    /// Takes a compressed message, which holds one item.
+    pub fn compressed_item(&mut self, ledger: &mut Ledger, compressed: &[u8], now: u64) {
+        let before = self.tally.deliveries;
+        if let Some(offset) = self.known_compressed.next(ledger, compressed) {
+            self.deliver_next(ledger, offset, now);
+        } else {
+            self.inflate(ledger, compressed, now);
+        }
+        self.compressed_deliveries += self.tally.deliveries - before;
+    }
+
+    fn inflate(&mut self, ledger: &mut Ledger, compressed: &[u8], now: u64) {
+        let mut inflater = std::mem::take(&mut self.inflater);
+        match inflater.inflate(compressed) {
+            Some(item) => {
+                if let Some(offset) = self.item(ledger, item, now) {
+                    self.known_compressed.remember(offset, compressed);
+                }
+            }
+            None => self.corrupt(Corruption::Compression),
+        }
+        self.inflater = inflater;
     }
 
     /// Takes an item that came as an event: its `id:` must be its position, or a reconnect would resume elsewhere.
@@ -286,11 +320,9 @@ impl Checker {
         self.first_corruption.get_or_insert(corruption);
     }
 
-    /// The offset of `item`, where it is a copy of the publication that must come next.
-    fn known_next(&self, ledger: &Ledger, item: &[u8]) -> Option<u64> {
-        let next = ledger.next?;
-        let index = usize::try_from(next.checked_sub(self.known_first)?).ok()?;
-        (**self.known.get(index)? == *item).then_some(next)
+    fn deliver_next(&mut self, ledger: &mut Ledger, offset: u64, now: u64) {
+        ledger.next = Some(offset + 1);
+        self.deliver(ledger, offset, now);
     }
 
     fn deliver(&mut self, ledger: &Ledger, offset: u64, now: u64) {
@@ -338,7 +370,7 @@ impl Checker {
             arrival => {
                 self.tally.disordered += u64::from(arrival == Arrival::Late);
                 self.deliver(ledger, offset, now);
-                self.remember(offset, bytes);
+                self.known.remember(offset, bytes);
             }
         }
     }
@@ -369,20 +401,37 @@ impl Checker {
         let Some(base) = offset.checked_sub(number) else { return false };
         number < self.published() && *self.base.get_or_insert(base) == base
     }
+}
+
+/// One checked copy of each of the last publications, in their order.
+#[derive(Default)]
+struct Copies {
+    copies: VecDeque<Box<[u8]>>,
+    /// The offset of the first.
+    first: u64,
+}
+
+impl Copies {
+    /// The offset of `bytes`, where they are a copy of the publication that must come next.
+    fn next(&self, ledger: &Ledger, bytes: &[u8]) -> Option<u64> {
+        let next = ledger.next?;
+        let index = usize::try_from(next.checked_sub(self.first)?).ok()?;
+        (**self.copies.get(index)? == *bytes).then_some(next)
+    }
 
     fn remember(&mut self, offset: u64, bytes: &[u8]) {
-        let end = self.known_first + self.known.len() as u64;
-        if offset > end || self.known.is_empty() {
-            self.known.clear();
-            self.known_first = offset;
+        let end = self.first + self.copies.len() as u64;
+        if offset > end || self.copies.is_empty() {
+            self.copies.clear();
+            self.first = offset;
         } else if offset < end {
             return;
         }
-        if self.known.len() == KNOWN_MAX {
-            self.known.pop_front();
-            self.known_first += 1;
+        if self.copies.len() == KNOWN_MAX {
+            self.copies.pop_front();
+            self.first += 1;
         }
-        self.known.push_back(bytes.into());
+        self.copies.push_back(bytes.into());
     }
 }
 
@@ -397,6 +446,7 @@ pub fn new_histogram() -> Histogram<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::bench::deflate::compressed;
 
     const BYTES: usize = 64;
 
@@ -498,6 +548,45 @@ mod tests {
             checker.answer(0, channel, position);
             assert_eq!(checker.tally, Tally { deliveries: 1, corrupt, ..Tally::default() }, "{channel} {position}");
         }
+    }
+
+    /// Two subscribers, one publication: the first gets it compressed by one level, the second what is given.
+    #[track_caller]
+    fn check_compressed(second: &[u8], expected: Tally, compressed_deliveries: u64) {
+        let (mut checker, mut ledgers) = (Checker::new("news", BYTES), [Ledger::default(), Ledger::default()]);
+        ledgers.iter_mut().for_each(|ledger| ledger.start(9));
+        checker.intend(0);
+        checker.compressed_item(&mut ledgers[0], &compressed(&good(0), 6), 1);
+        assert_eq!((checker.tally.deliveries, checker.compressed_deliveries), (1, 1));
+        checker.compressed_item(&mut ledgers[1], second, 1);
+        assert_eq!((checker.tally, checker.compressed_deliveries), (expected, compressed_deliveries));
+    }
+
+    #[test]
+    fn compressed_copies_are_compared_as_they_came_or_inflated() {
+        let both = Tally { deliveries: 2, ..Tally::default() };
+        let wrong = Tally { deliveries: 1, corrupt: 1, ..Tally::default() };
+        check_compressed(&compressed(&good(0), 6), both, 2);
+        check_compressed(&compressed(&good(0), 0), both, 2);
+        check_compressed(&compressed(&item("news", "E:10", 1), 6), wrong, 1);
+        check_compressed(&compressed(&good(0), 6)[1..], wrong, 1);
+    }
+
+    #[test]
+    fn a_compressed_copy_is_the_publication_that_must_come_next() {
+        let (mut checker, mut ledgers) = (Checker::new("news", BYTES), [Ledger::default(), Ledger::default()]);
+        ledgers.iter_mut().for_each(|ledger| ledger.start(9));
+        for number in 0..3 {
+            checker.intend(0);
+            checker.compressed_item(&mut ledgers[0], &compressed(&good(number), 6), 1);
+        }
+        for number in [0, 0, 2] {
+            checker.compressed_item(&mut ledgers[1], &compressed(&good(number), 6), 1);
+        }
+        // One came uncompressed, as small ones may.
+        checker.item(&mut ledgers[1], &good(1), 1);
+        assert_eq!(checker.tally, Tally { deliveries: 6, repeated: 1, disordered: 1, ..Tally::default() });
+        assert_eq!((checker.compressed_deliveries, ledgers[1].missing(12)), (5, 0));
     }
 
     #[test]

@@ -128,6 +128,7 @@ mod tests {
         let request = Request {
             path: Dialect::Nchan.subscribe_path("news"),
             own_paths: false,
+            deflate: false,
             host: "h".to_owned(),
             authorization: None,
             doing: Doing::Subscribe(transport),

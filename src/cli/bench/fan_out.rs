@@ -12,7 +12,7 @@ use super::fleet::Fleet;
 use super::pace::{Loop, Pace, Pacing, Phase, Phases, Words};
 use super::publisher::IN_FLIGHT_MAX;
 use super::report::Report;
-use super::session::Transport;
+use super::session::{Request, Transport};
 use super::verdict::Verdict;
 use super::{Common, Outcome, check_payload};
 
@@ -37,6 +37,9 @@ pub struct FanOutArgs {
     payload: usize,
     #[arg(long, value_enum, default_value = "ws")]
     transport: Transport,
+    /// WebSockets ask for compressed messages. Without a compressed delivery the run does not count.
+    #[arg(long)]
+    deflate: bool,
     /// Publications that a closed loop has on their way at a time.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=512))]
     in_flight: u64,
@@ -74,6 +77,7 @@ struct Plan<'a> {
     warmup: u64,
     payload: usize,
     transport: Transport,
+    deflate: bool,
     in_flight: u64,
     channel: &'a str,
 }
@@ -88,6 +92,7 @@ pub fn run(args: &FanOutArgs) -> Result<Outcome, BenchError> {
         warmup: args.warmup,
         payload: args.payload,
         transport: args.transport,
+        deflate: args.deflate,
         in_flight: args.in_flight,
         channel: &args.channel,
     })
@@ -106,6 +111,7 @@ pub fn run_stream(args: &StreamArgs) -> Result<Outcome, BenchError> {
         warmup: args.rate.into(),
         payload: args.payload,
         transport: args.transport,
+        deflate: false,
         in_flight: 1,
         channel: &args.channel,
     })
@@ -116,12 +122,17 @@ fn run_plan(plan: &Plan<'_>) -> Result<Outcome, BenchError> {
     if let Some(rule) = dialect::unspoken(plan.common.dialect, plan.transport) {
         return Err(BenchError::Flag { flag: "--transport", rule });
     }
-    let request = plan.common.subscribe(plan.channel, plan.transport);
+    if plan.deflate && plan.transport != Transport::Ws {
+        return Err(BenchError::Flag { flag: "--deflate", rule: "is for WebSockets: take --transport ws" });
+    }
+    let request = Request { deflate: plan.deflate, ..plan.common.subscribe(plan.channel, plan.transport) };
     let checker = Checker::new(plan.channel, plan.payload);
     let mut fleet = plan.common.fleet(request, checker, plan.subscribers)?;
     fleet.open(plan.subscribers, plan.common.window)?;
     fleet.open_publisher(plan.channel, &plan.common.api_key(), plan.payload)?;
     let mut warm = false;
+    // Of the first loop, as the count of all deliveries is.
+    let mut compressed = None;
     let phases = plan.pacing.run(|pace| {
         let pace = if pace == Loop::Closed && plan.in_flight > 1 { Loop::Windowed(plan.in_flight) } else { pace };
         if !std::mem::replace(&mut warm, true) {
@@ -131,9 +142,12 @@ fn run_plan(plan: &Plan<'_>) -> Result<Outcome, BenchError> {
             (Loop::Open(_), true) => (plan.publications / 2).max(1),
             (Loop::Open(_) | Loop::Closed | Loop::Windowed(_), _) => plan.publications,
         };
-        measure(&mut fleet, plan.common, plan.subscribers, pace, count)
+        let before = fleet.checker.compressed_deliveries;
+        let phase = measure(&mut fleet, plan.common, plan.subscribers, pace, count)?;
+        compressed.get_or_insert(fleet.checker.compressed_deliveries - before);
+        Ok(phase)
     })?;
-    Ok(outcome(&fleet, plan, &phases))
+    Ok(outcome(&fleet, plan, &phases, compressed.filter(|_| plan.deflate)))
 }
 
 /// Publishes `count` to `subscribers` and measures that.
@@ -209,7 +223,8 @@ pub fn judge(fleet: &Fleet, subscribers: usize, verdict: &mut Verdict) {
     verdict.closed(fleet.closed());
 }
 
-fn outcome(fleet: &Fleet, plan: &Plan<'_>, phases: &Phases) -> Outcome {
+/// `compressed`: how many of the deliveries were, where that was asked for.
+fn outcome(fleet: &Fleet, plan: &Plan<'_>, phases: &Phases, compressed: Option<u64>) -> Outcome {
     let mut report = Report::new(plan.load);
     report.add("transport", plan.transport.name());
     report.add("subscribers", plan.subscribers);
@@ -219,6 +234,10 @@ fn outcome(fleet: &Fleet, plan: &Plan<'_>, phases: &Phases) -> Outcome {
     phases.write(&mut report, &WORDS);
     let mut verdict = Verdict::default();
     verdict.came(phases.counted(), "deliveries in the measured part");
+    if let Some(compressed) = compressed {
+        report.add("compressed_deliveries", compressed);
+        verdict.came(compressed, "compressed deliveries");
+    }
     judge(fleet, plan.subscribers, &mut verdict);
     Outcome::new(report, &verdict)
 }

@@ -15,6 +15,7 @@
 mod checker;
 mod connect;
 mod crowd;
+mod deflate;
 mod dialect;
 mod disturb;
 mod echo;
@@ -209,6 +210,7 @@ impl Common {
         Request {
             path,
             own_paths: false,
+            deflate: false,
             host: self.addr.to_string(),
             authorization: self.api_key.clone(),
             doing,

@@ -11,9 +11,10 @@ use std::collections::VecDeque;
 use hdrhistogram::Histogram;
 
 use super::checker::{Checker, Ledger};
+use super::deflate;
 use super::dialect::{self, Dialect, PollBody};
 use super::payload;
-use super::wire::{self, Chunks, Opcode, WireError};
+use super::wire::{self, Chunks, Opcode, ServerFrame, WireError};
 
 /// How long a poll of the load may wait, in seconds.
 const POLL_WAIT_SECONDS: u32 = 30;
@@ -50,6 +51,8 @@ pub enum Fault {
     },
     /// The upgrade's answer is not the one to our key.
     Accept,
+    /// It does not let messages be compressed as the load needs them.
+    Deflate(deflate::Refusal),
     /// A close frame with this code (0: none).
     Closed {
         code: u16,
@@ -60,6 +63,12 @@ pub enum Fault {
     Echo,
     /// A poll's body is not the JSON it should be.
     Body,
+}
+
+impl From<deflate::Refusal> for Fault {
+    fn from(refusal: deflate::Refusal) -> Self {
+        Self::Deflate(refusal)
+    }
 }
 
 impl From<WireError> for Fault {
@@ -74,6 +83,8 @@ pub struct Request {
     pub path: String,
     /// Each connection's path ends with its index.
     pub own_paths: bool,
+    /// WebSockets ask for compressed messages, and must be granted them.
+    pub deflate: bool,
     pub host: String,
     pub authorization: Option<String>,
     pub doing: Doing,
@@ -102,10 +113,11 @@ impl Request {
                 out.extend_from_slice(
                     format!(
                         "GET {}{own} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n{}\r\n",
+                         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n{}{}\r\n",
                         self.path,
                         self.host,
                         wire::KEY,
+                        if self.deflate { deflate::OFFER_LINE } else { "" },
                         self.authorization_line()
                     )
                     .as_bytes(),
@@ -270,6 +282,9 @@ impl Session {
             return self.poll(bytes, around);
         }
         let Some(head) = wire::response_head(bytes)? else { return Ok(None) };
+        if around.request.deflate && head.accepted {
+            deflate::check_answer(wire::header(&bytes[..head.head_bytes], deflate::ANSWER_NAME))?;
+        }
         self.stage = match (around.request.doing, head.status) {
             (Doing::Subscribe(Transport::Sse), 200) if head.is_endless() => {
                 Stage::Stream(Stream::new(StreamKind::Events, head.chunked))
@@ -292,9 +307,9 @@ impl Session {
     }
 
     fn frame(&mut self, bytes: &[u8], around: &mut Around<'_>) -> Result<Option<usize>, Fault> {
-        let Some(frame) = wire::server_frame(bytes)? else { return Ok(None) };
+        let Some(frame) = wire::server_frame(bytes, around.request.deflate)? else { return Ok(None) };
         match frame.opcode {
-            Opcode::Text | Opcode::Binary => self.message(frame.payload, around)?,
+            Opcode::Text | Opcode::Binary => self.message(frame, around)?,
             Opcode::Ping => {
                 around.checker.pings += 1;
                 wire::client_frame(around.out, Opcode::Pong, frame.payload);
@@ -308,11 +323,14 @@ impl Session {
         Ok(Some(frame.bytes))
     }
 
-    fn message(&mut self, payload: &[u8], around: &mut Around<'_>) -> Result<(), Fault> {
+    fn message(&mut self, frame: ServerFrame<'_>, around: &mut Around<'_>) -> Result<(), Fault> {
         match self.stage {
-            Stage::Echo(_) => self.echoed(payload, around),
+            Stage::Echo(_) => self.echoed(frame.payload, around),
             Stage::Head | Stage::WebSocket | Stage::Stream(_) | Stage::Polling => {
-                around.checker.item(&mut self.ledger, payload, around.now);
+                match frame.compressed {
+                    true => around.checker.compressed_item(&mut self.ledger, frame.payload, around.now),
+                    false => _ = around.checker.item(&mut self.ledger, frame.payload, around.now),
+                }
                 self.ready = self.ledger.is_started();
                 Ok(())
             }
@@ -438,6 +456,7 @@ mod tests {
         Request {
             path: "/channels/news".to_owned(),
             own_paths: false,
+            deflate: false,
             host: "h".to_owned(),
             authorization: Some("k".to_owned()),
             doing,
@@ -598,6 +617,29 @@ mod tests {
         check_echo(&[first + 1], Err(Fault::Echo), 2);
         check_echo(&[first, first], Err(Fault::Echo), 1);
         check_echo(&[first, first + 1, first + 2], Err(Fault::Echo), 0);
+    }
+
+    #[test]
+    fn compression_must_be_granted_before_messages_may_be_compressed() {
+        let head = |extensions: &str| UPGRADED.replace("\r\n\r\n", &format!("\r\n{extensions}\r\n"));
+        let granted = head("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n");
+        let hello = deflate::compressed(br#"{"subscribed":{"channel":"news","position":"E:7","recovered":true}}"#, 6);
+        let frame = [&[0xc1, hello.len() as u8], &hello[..]].concat();
+        let read = |deflate, head: &str| {
+            let request = Request { deflate, ..request(Doing::Subscribe(Transport::Ws)) };
+            let (mut checker, mut echoes, mut out) = (Checker::new("news", BYTES), Echoes::new(), Vec::new());
+            let mut around = Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 1, out: &mut out };
+            let mut session = Session::new(0);
+            session.open(0, &mut around);
+            let offered = String::from_utf8_lossy(around.out).contains("permessage-deflate; client_max_window_bits\r\n");
+            assert_eq!(offered, deflate);
+            session.read(&[head.as_bytes(), &frame].concat(), &mut around).map(|_| session.is_ready())
+        };
+        assert_eq!(read(true, &granted), Ok(true));
+        assert_eq!(read(false, &granted), Err(Fault::Wire(WireError::ReservedBits)));
+        assert_eq!(read(true, &head("")), Err(Fault::Deflate(deflate::Refusal::Declined)));
+        let taking_over = head("Sec-WebSocket-Extensions: permessage-deflate\r\n");
+        assert_eq!(read(true, &taking_over), Err(Fault::Deflate(deflate::Refusal::ContextTakeover)));
     }
 
     #[test]

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use serde_json::Value;
+use tungstenite::handshake::server::{Request as Upgrade, Response as UpgradeAnswer};
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::{Message, WebSocket};
 
 use super::*;
@@ -40,6 +43,32 @@ enum Wrong {
     Silent,
 }
 
+/// What the server makes of an offer of compression. (There is none where it is not asked about.)
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Compression {
+    Unasked,
+    Declined,
+    /// Every copy is the same.
+    Shared,
+    /// Copies differ: each subscriber has a level of its own.
+    Apart,
+    /// Granted, and not used.
+    Unused,
+}
+
+impl Compression {
+    fn message(self, subscriber: usize, text: String) -> Message {
+        let level = match self {
+            Self::Unasked | Self::Declined | Self::Unused => return Message::text(text),
+            Self::Shared => 6,
+            Self::Apart => subscriber as u32,
+        };
+        let mut frame = Frame::message(deflate::compressed(text.as_bytes(), level), OpCode::Data(Data::Text), true);
+        frame.header_mut().rsv1 = true;
+        Message::Frame(frame)
+    }
+}
+
 #[track_caller]
 fn load(line: &str, address: SocketAddr) -> (Value, bool) {
     let line = format!("bench {line} --addr {address} --stall 1");
@@ -49,11 +78,11 @@ fn load(line: &str, address: SocketAddr) -> (Value, bool) {
 }
 
 /// Serves one fan-out: so many subscribers, then one publisher.
-fn channel_server(wrong: Wrong) -> (SocketAddr, JoinHandle<()>) {
+fn channel_server(wrong: Wrong, compression: Compression) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     let server = thread::spawn(move || {
-        let mut subscribers: Vec<_> = (0..SUBSCRIBERS).map(|_| subscriber(&listener)).collect();
+        let mut subscribers: Vec<_> = (0..SUBSCRIBERS).map(|_| subscriber(&listener, compression)).collect();
         let (mut publisher, _) = listener.accept().expect("a publisher");
         let mut received = Vec::new();
         for offset in 1.. {
@@ -65,25 +94,39 @@ fn channel_server(wrong: Wrong) -> (SocketAddr, JoinHandle<()>) {
                 publisher.write_all(reply.as_bytes()).expect("a publisher");
             }
             if ![Wrong::Withhold, Wrong::Silent].contains(&wrong) {
-                deliver(&mut subscribers, wrong, offset, &payload);
+                deliver(&mut subscribers, wrong, compression, offset, &payload);
             }
         }
     });
     (address, server)
 }
 
-fn subscriber(listener: &TcpListener) -> WebSocket<TcpStream> {
-    let mut socket = subscribed(listener);
+fn subscriber(listener: &TcpListener, compression: Compression) -> WebSocket<TcpStream> {
+    let mut socket = upgraded(listener, compression);
+    socket.send(Message::text(hello(0))).expect("a subscriber");
     socket.send(Message::Ping(b"hi"[..].into())).expect("a subscriber");
     assert_eq!(socket.read().expect("a pong"), Message::Pong(b"hi"[..].into()));
     socket
 }
 
 fn subscribed(listener: &TcpListener) -> WebSocket<TcpStream> {
-    let (stream, _) = listener.accept().expect("a subscriber");
-    let mut socket = tungstenite::accept(stream).expect("an upgrade");
+    let mut socket = upgraded(listener, Compression::Unasked);
     socket.send(Message::text(hello(0))).expect("a subscriber");
     socket
+}
+
+fn upgraded(listener: &TcpListener, compression: Compression) -> WebSocket<TcpStream> {
+    let (stream, _) = listener.accept().expect("a subscriber");
+    #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
+    let grant = |request: &Upgrade, mut answer: UpgradeAnswer| {
+        assert_eq!(request.headers().contains_key(deflate::ANSWER_NAME), compression != Compression::Unasked);
+        if ![Compression::Unasked, Compression::Declined].contains(&compression) {
+            let granted = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+            answer.headers_mut().insert(deflate::ANSWER_NAME, granted.parse().expect("a value"));
+        }
+        Ok(answer)
+    };
+    tungstenite::accept_hdr(stream, grant).expect("an upgrade")
 }
 
 fn hello(offset: u64) -> String {
@@ -109,7 +152,7 @@ fn publication(publisher: &mut TcpStream, received: &mut Vec<u8>) -> Option<Stri
     }
 }
 
-fn deliver(subscribers: &mut [WebSocket<TcpStream>], wrong: Wrong, offset: u64, payload: &str) {
+fn deliver(subscribers: &mut [WebSocket<TcpStream>], wrong: Wrong, compression: Compression, offset: u64, payload: &str) {
     let item = |offset, payload: &str| format!("{{\"channel\":\"bench\",\"position\":\"E:{offset}\",\"data\":{payload}}}");
     for (index, subscriber) in subscribers.iter_mut().enumerate() {
         let mut items = vec![item(offset, payload)];
@@ -128,7 +171,7 @@ fn deliver(subscribers: &mut [WebSocket<TcpStream>], wrong: Wrong, offset: u64, 
         } else if (index, offset, wrong) == (1, 5, Wrong::Swap) {
             items.push(item(4, payload_of(3)));
         }
-        items.into_iter().for_each(|item| _ = subscriber.send(Message::text(item)));
+        items.into_iter().for_each(|item| _ = subscriber.send(compression.message(index, item)));
     }
 }
 
@@ -139,15 +182,22 @@ fn payload_of(number: u64) -> &'static str {
     String::from_utf8(bytes).expect("text").leak()
 }
 
+const SEVEN: &str = "fan-out --subscribers 3 --publications 6 --warmup 1 --payload 64 --rate 1000 --api-key k";
+
 /// Seven publications, in flight together, to three subscribers.
 #[track_caller]
 fn check(wrong: Wrong, sound: bool, faults: [u64; 6]) -> Value {
-    let (address, server) = channel_server(wrong);
-    let line = "fan-out --subscribers 3 --publications 6 --warmup 1 --payload 64 --rate 1000 --api-key k";
-    let (report, is_sound) = load(line, address);
+    check_over(Compression::Unasked, wrong, sound, faults)
+}
+
+#[track_caller]
+fn check_over(compression: Compression, wrong: Wrong, sound: bool, faults: [u64; 6]) -> Value {
+    let (address, server) = channel_server(wrong, compression);
+    let line = if compression == Compression::Unasked { SEVEN.to_owned() } else { format!("{SEVEN} --deflate") };
+    let (report, is_sound) = load(&line, address);
     server.join().expect("no panic");
     let got = ["lost", "repeated", "disordered", "corrupt", "closed_by_server", "unanswered"].map(|name| report[name].as_u64());
-    assert_eq!((got, is_sound), (faults.map(Some), sound), "{wrong:?}: {report}");
+    assert_eq!((got, is_sound), (faults.map(Some), sound), "{wrong:?} {compression:?}: {report}");
     assert_eq!(report["sound"], sound);
     assert_eq!(report["reasons"].as_array().is_some_and(Vec::is_empty), sound, "{report}");
     report
@@ -171,6 +221,14 @@ fn one_wrong_delivery_of_twenty_one_is_found() {
 }
 
 #[test]
+fn one_wrong_compressed_delivery_is_found() {
+    check_over(Compression::Shared, Wrong::Lose, false, [1, 0, 0, 0, 0, 0]);
+    check_over(Compression::Shared, Wrong::Repeat, false, [0, 1, 0, 0, 0, 0]);
+    check_over(Compression::Shared, Wrong::Swap, false, [0, 0, 1, 0, 0, 0]);
+    check_over(Compression::Shared, Wrong::Change, false, [1, 0, 0, 1, 0, 0]);
+}
+
+#[test]
 fn silence_is_not_success() {
     check(Wrong::Unanswered, false, [0, 0, 0, 0, 0, 7]);
     check(Wrong::Withhold, false, [21, 0, 0, 0, 0, 0]);
@@ -178,8 +236,29 @@ fn silence_is_not_success() {
 }
 
 #[test]
+fn a_compressed_run_counts_only_with_compressed_deliveries() {
+    let compressed = |compression, sound| {
+        let report = check_over(compression, Wrong::Nothing, sound, [0; 6]);
+        (report["deliveries"].as_u64(), report["compressed_deliveries"].as_u64())
+    };
+    assert_eq!(compressed(Compression::Shared, true), (Some(18), Some(18)));
+    assert_eq!(compressed(Compression::Apart, true), (Some(18), Some(18)));
+    assert_eq!(compressed(Compression::Unused, false), (Some(18), Some(0)));
+    assert_eq!(compressed(Compression::Unasked, true), (Some(18), None));
+}
+
+#[test]
+fn a_server_that_does_not_compress_cannot_be_measured() {
+    let (address, server) = channel_server(Wrong::Nothing, Compression::Declined);
+    let line = format!("bench {SEVEN} --deflate --addr {address}");
+    let error = Line::try_parse_from(line.split(' ')).expect("good flags").bench.load.run().err().expect("no figures");
+    assert!(error.to_string().starts_with("the server did not accept permessage-deflate"), "{error}");
+    assert!(server.join().is_err(), "the subscribers have gone");
+}
+
+#[test]
 fn a_closed_loop_finds_the_rate_of_the_open_one() {
-    let (address, server) = channel_server(Wrong::Nothing);
+    let (address, server) = channel_server(Wrong::Nothing, Compression::Unasked);
     let (report, sound) = load("fan-out --subscribers 3 --publications 40 --warmup 1 --payload 64 --api-key k --load 50", address);
     server.join().expect("no panic");
     assert!(sound, "{report}");
@@ -275,7 +354,14 @@ fn an_open_loop_counts_what_a_pause_delays() {
 
 #[test]
 fn flags_that_cannot_be_served_are_refused() {
-    for line in ["echo --payload 10", "stream --rate 0", "idle", "idle --pid 1 --from 5 --to 5", "echo --connections 100000000"] {
+    for line in [
+        "echo --payload 10",
+        "fan-out --deflate --transport sse",
+        "stream --rate 0",
+        "idle",
+        "idle --pid 1 --from 5 --to 5",
+        "echo --connections 100000000",
+    ] {
         let parsed = Line::try_parse_from(format!("bench {line}").split(' ')).expect("good syntax");
         let refused = matches!(parsed.bench.load.run(), Err(BenchError::Flag { .. } | BenchError::Descriptors { .. }));
         assert!(refused, "{line}");

@@ -10,6 +10,11 @@ const HEADERS_MAX: usize = 64;
 /// Frames and bodies above this do not fit the shared receive buffer.
 pub const UNIT_BYTES_MAX: usize = 192 * 1024;
 
+/// A frame's first byte, beside FIN and the opcode.
+const RSV1: u8 = 0x40;
+const RSV2: u8 = 0x20;
+const RSV3: u8 = 0x10;
+
 /// The key and answer of RFC 6455 section 1.3: a load needs no secret, and so each answer can be checked.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -65,14 +70,19 @@ impl Opcode {
 pub struct ServerFrame<'a> {
     pub opcode: Opcode,
     pub payload: &'a [u8],
+    /// The payload is the message compressed (RSV1, RFC 7692 section 6).
+    pub compressed: bool,
     /// Bytes of the frame with its header.
     pub bytes: usize,
 }
 
-/// The frame that `bytes` starts with (RFC 6455 section 5.2); `None` when more bytes are needed.
-pub fn server_frame(bytes: &[u8]) -> Result<Option<ServerFrame<'_>>, WireError> {
+/// The frame that `bytes` starts with (RFC 6455 section 5.2); `None` when more bytes are needed. `deflate`: messages may come
+/// compressed, as that was agreed on.
+pub fn server_frame(bytes: &[u8], deflate: bool) -> Result<Option<ServerFrame<'_>>, WireError> {
     let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
-    if first & 0x70 != 0 {
+    let compressed = first & RSV1 != 0;
+    let is_control = first & 0x08 != 0;
+    if first & (RSV2 | RSV3) != 0 || compressed && (!deflate || is_control) {
         return Err(WireError::ReservedBits);
     }
     if second & 0x80 != 0 {
@@ -87,7 +97,7 @@ pub fn server_frame(bytes: &[u8]) -> Result<Option<ServerFrame<'_>>, WireError> 
         return Err(WireError::TooLarge { bytes: length });
     }
     let end = header + length as usize;
-    Ok(bytes.get(header..end).map(|payload| ServerFrame { opcode, payload, bytes: end }))
+    Ok(bytes.get(header..end).map(|payload| ServerFrame { opcode, payload, compressed, bytes: end }))
 }
 
 /// The payload's length, and where it starts in the frame.
@@ -272,17 +282,17 @@ mod tests {
             let wire = unmasked(1, &payload);
             for cut in [0, 1, 2, 3, wire.len() / 2, wire.len() - 1] {
                 if cut < wire.len() {
-                    assert_eq!(server_frame(&wire[..cut]), Ok(None), "{length} cut at {cut}");
+                    assert_eq!(server_frame(&wire[..cut], false), Ok(None), "{length} cut at {cut}");
                 }
             }
-            let frame = server_frame(&wire).expect("valid").expect("whole");
+            let frame = server_frame(&wire, false).expect("valid").expect("whole");
             assert_eq!((frame.opcode, frame.payload, frame.bytes), (Opcode::Text, &payload[..], wire.len()));
         }
     }
 
     #[track_caller]
     fn check_refused(wire: &[u8], error: WireError) {
-        assert_eq!(server_frame(wire), Err(error));
+        assert_eq!(server_frame(wire, false), Err(error));
     }
 
     #[test]
@@ -293,6 +303,16 @@ mod tests {
         check_refused(&[0x80, 0], WireError::Fragmented);
         check_refused(&[0x83, 0], WireError::Opcode(3));
         check_refused(&[0x81, 127, 0, 0, 1, 0, 0, 0, 0, 0], WireError::TooLarge { bytes: 1 << 40 });
+    }
+
+    #[test]
+    fn rfc7692_6_rsv1_is_for_messages_where_it_was_agreed_on() {
+        for (first, compressed) in
+            [(0xc1, Ok(true)), (0x81, Ok(false)), (0xc9, Err(())), (0xc8, Err(())), (0xa1, Err(())), (0xd1, Err(()))]
+        {
+            let got = server_frame(&[first, 0], true).map(|frame| frame.expect("whole").compressed);
+            assert_eq!(got, compressed.map_err(|()| WireError::ReservedBits), "{first:02x}");
+        }
     }
 
     proptest! {
