@@ -78,16 +78,17 @@ const fn bar(
     (what, group, measure, limit)
 }
 
-use Contender::{Epoll, Monoio, Nchan, Ringmain, Uring, Write};
+use Contender::{Deflate, Epoll, Monoio, Nchan, Ringmain, Uring, Write};
 use Limit::{AtLeast, AtMost};
 use Measure::{Against, Between, Median, Worst};
 
 /// All bars, each with the group that it is about.
-const BARS: [(&str, &str, Measure, Limit); 18] = [
+const BARS: [(&str, &str, Measure, Limit); 19] = [
     bar("fan-out 1 × 5,000, CPU against bare io_uring", plan::FAN_OUT, Against(Uring, CPU), AtMost(1.10)),
     bar("fan-out 1 × 5,000, core-busy against nchan", plan::FAN_OUT, Against(Nchan, CORE), AtMost(0.65)),
     bar("fan-out 1 × 5,000 on epoll, CPU against bare write()", plan::FAN_OUT, Between(Epoll, Write, CPU), AtMost(1.10)),
     bar("fan-out 1 × 19,000, CPU against bare io_uring", plan::FAN_OUT_LARGE, Against(Uring, CPU), AtMost(1.10)),
+    bar("compressed broadcast, CPU against uncompressed", plan::BROADCAST, Between(Deflate, Ringmain, CPU), AtMost(1.15)),
     bar("16 publications in flight, CPU µs for each delivery", plan::WINDOWED, Median(CPU), AtMost(0.35)),
     bar("event stream, CPU against nchan", plan::EVENTS, Against(Nchan, CPU), AtMost(0.80)),
     bar("long poll, CPU against nchan", plan::POLLS, Against(Nchan, CPU), AtMost(0.80)),

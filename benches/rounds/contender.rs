@@ -24,6 +24,8 @@ pub enum Contender {
     Ringmain,
     /// The same binary with `io = "epoll"`.
     Epoll,
+    /// The same server with subscribers that have their messages compressed.
+    Deflate,
     Write,
     Uring,
     Nchan,
@@ -47,6 +49,7 @@ impl Contender {
         match self {
             Self::Ringmain => "ringmain",
             Self::Epoll => "ringmain on epoll",
+            Self::Deflate => "ringmain, compressed",
             Self::Write => "bare write()",
             Self::Uring => "bare io_uring",
             Self::Nchan => "nginx + nchan",
@@ -60,15 +63,19 @@ impl Contender {
     pub const fn is_there(self, flags: &Flags) -> bool {
         match self {
             Self::Write | Self::Uring => true,
-            Self::Ringmain | Self::Epoll => !flags.floors_only,
+            Self::Ringmain | Self::Epoll | Self::Deflate => !flags.floors_only,
             Self::Nchan => !flags.floors_only && flags.nginx_modules.is_some(),
             Self::Monoio | Self::Glommio | Self::Tungstenite => !flags.floors_only && flags.peers.is_some(),
         }
     }
 
     /// Flags of a load on it that are not the load's own.
-    const fn dialect(self) -> &'static [&'static str] {
-        if matches!(self, Self::Nchan) { &["--dialect", "nchan"] } else { &[] }
+    const fn load_flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Nchan => &["--dialect", "nchan"],
+            Self::Deflate => &["--deflate"],
+            Self::Ringmain | Self::Epoll | Self::Write | Self::Uring | Self::Monoio | Self::Glommio | Self::Tungstenite => &[],
+        }
     }
 
     /// How its server is started; what it needs to be there is put into `folder`.
@@ -77,7 +84,7 @@ impl Contender {
         command.arg("-c").arg(flags.server_cpu.to_string());
         let listen = address.to_string();
         match self {
-            Self::Ringmain | Self::Epoll => {
+            Self::Ringmain | Self::Epoll | Self::Deflate => {
                 command.arg(&flags.ringmain).args(["serve", "--listen", &listen, "--workers", "1"]);
                 command.args(["--io", if self == Self::Epoll { "epoll" } else { "uring" }]);
                 command.arg("--config").arg(&flags.config);
@@ -191,7 +198,7 @@ pub fn run(flags: &Flags, contender: Contender, load: &[&str], port: u16) -> Res
     let output = Command::new(&flags.ringmain)
         .arg("bench")
         .args(load)
-        .args(contender.dialect())
+        .args(contender.load_flags())
         .args(["--json", "--addr", &address.to_string(), "--api-key", API_KEY])
         .args(["--pid", &server.0.id().to_string(), "--server-cpu", &flags.server_cpu.to_string()])
         .args(["--cpu", &flags.load_cpu.to_string()])

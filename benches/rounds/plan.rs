@@ -1,6 +1,6 @@
 //! What is run: each group is one load, put on several servers in turn.
 
-use crate::contender::Contender::{self, Epoll, Glommio, Monoio, Nchan, Ringmain, Tungstenite, Uring, Write};
+use crate::contender::Contender::{self, Deflate, Epoll, Glommio, Monoio, Nchan, Ringmain, Tungstenite, Uring, Write};
 
 /// One load and whom it is put on, alternated.
 pub struct Group {
@@ -13,6 +13,8 @@ pub struct Group {
 
 pub const FAN_OUT: &str = "fan-out 1 × 5,000";
 pub const FAN_OUT_LARGE: &str = "fan-out 1 × 19,000";
+/// Large enough that compressing it once is some work, and that fewer bytes to send could show.
+pub const BROADCAST: &str = "broadcast of 1 KiB, 1 × 1,000";
 pub const WINDOWED: &str = "coalesced fan-out 1 × 1,000, 16 publications in flight";
 pub const EVENTS: &str = "event stream 1 × 1,000";
 pub const LINES: &str = "NDJSON 1 × 1,000";
@@ -48,6 +50,12 @@ pub const PLAN: &[Group] = &[
         name: FAN_OUT_LARGE,
         load: &["fan-out", "--subscribers", "19000", "--publications", "50", "--warmup", "10"],
         contenders: &[Ringmain, Write, Uring, Nchan],
+        rounds: 3,
+    },
+    Group {
+        name: BROADCAST,
+        load: &["fan-out", "--payload", "1024", "--subscribers", "1000", "--publications", "400"],
+        contenders: &[Ringmain, Deflate],
         rounds: 3,
     },
     Group {
