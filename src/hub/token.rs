@@ -178,6 +178,8 @@ mod tests {
         let several = "m1.5AwpLAAAAAAAAAABAAAAAAAAAAI";
         assert_eq!(write(&[(name("quiet"), None), (name("a"), at(1, 2))]), several);
         assert_eq!(Token::parse(several), Some(Token::Several(vec![(0xe40c_292c, at(1, 2).unwrap())])));
+        let documented = write(&[(name("news"), at(1, 42)), (name("chat:1"), at(1, 7))]);
+        assert!(include_str!("../../docs/plain.md").contains(&format!("since={documented}\n")), "{documented}");
     }
 
     #[test]

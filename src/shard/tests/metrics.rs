@@ -142,7 +142,7 @@ fn bytes_are_sent_when_the_socket_has_taken_them() {
     let socket = world.websocket("/channels/a", "");
     world.told(socket);
     let ping = frame(Opcode::Ping, b"1234567");
-    // Of the first pong five bytes of nine; the second one waits behind it.
+    // Three pongs of nine bytes, of which the socket takes nothing, then five bytes, then two.
     for (room, taken) in [(0, 0), (5, 5), (2, 2)] {
         let sent = moved(&mut world, SENT, |world| {
             world.give_room(socket, room);
