@@ -29,11 +29,13 @@ const INPUT_TIME: Duration = Duration::from_millis(5);
 const INPUTS_PER_LOOK: usize = 64;
 /// Messages handed to the shard per turn.
 const MESSAGES_MAX: usize = 4096;
-/// Sends per slice of fan-out when nothing else waits.
-const SENDS_ALONE: u32 = 2000;
+/// Sends per slice of fan-out at most.
+const SENDS_MAX: u32 = 2000;
 const SENDS_MIN: u32 = 64;
 /// What a slice of fan-out may cost while other work waits.
 const SLICE: Duration = Duration::from_millis(1);
+/// When nothing else waits: whoever comes meanwhile waits for the rest of it.
+const SLICE_ALONE: Duration = Duration::from_micros(2500);
 /// What a send is taken to cost before one was measured.
 const SEND_NANOS_GUESS: u64 = 4000;
 /// How soon a full mailbox is tried again.
@@ -267,8 +269,8 @@ impl<S: Shell> Worker<S> {
 
     /// Hands publications out: about a millisecond's worth where others wait for their turn, more when alone.
     fn fan_out(&mut self, others_wait: bool, now: Now) {
-        let sends_max = if others_wait || self.shell.has_inputs() { self.cost.sends_within(SLICE) } else { SENDS_ALONE };
-        self.more_fan_out = self.shard.fan_out(sends_max, now).more;
+        let slice = if others_wait || self.shell.has_inputs() { SLICE } else { SLICE_ALONE };
+        self.more_fan_out = self.shard.fan_out(self.cost.sends_within(slice), now).more;
     }
 
     fn flush(&mut self, now: Now) {
@@ -354,7 +356,7 @@ impl SendCost {
 
     fn sends_within(self, time: Duration) -> u32 {
         let sends = time.as_nanos() as u64 / self.nanos.max(1);
-        u32::try_from(sends).unwrap_or(SENDS_ALONE).clamp(SENDS_MIN, SENDS_ALONE)
+        u32::try_from(sends).unwrap_or(SENDS_MAX).clamp(SENDS_MIN, SENDS_MAX)
     }
 }
 

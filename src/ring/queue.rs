@@ -31,6 +31,8 @@ pub const UNJOINED_BYTES_MIN: usize = 1 << 10;
 const POLL_IN: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
 /// Enters in a row that may consume nothing before a waiting loop gets its turn.
 const STUCK_ENTERS_MAX: u32 = 8;
+/// Enters per turn beside the first one, for work that the kernel has put off.
+const DEFERRED_ENTERS_MAX: u32 = 16;
 
 /// What happened to an operation.
 #[derive(Debug)]
@@ -218,7 +220,7 @@ impl Ring {
             self.drain()?;
             let left = self.waiting();
             if left == 0 {
-                return Ok(());
+                return self.enter_for_the_rest();
             }
             // The kernel took fewer than offered (out of memory, or its own limits): offer the rest again, without waiting.
             stuck = if left < before { 0 } else { stuck + 1 };
@@ -227,6 +229,19 @@ impl Ring {
             }
             wait = Wait::No;
         }
+    }
+
+    /// The kernel runs few pieces of deferred work in one enter (20, since Linux 6.13) and says when there are more. Left for the
+    /// next turn, a thousand of them would keep everybody behind them waiting for as many turns as that takes.
+    fn enter_for_the_rest(&mut self) -> Result<(), RingError> {
+        for _ in 0..DEFERRED_ENTERS_MAX {
+            if !self.io.submission().taskrun() {
+                break;
+            }
+            self.enter_once(Wait::No)?;
+            self.drain()?;
+        }
+        Ok(())
     }
 
     /// Submissions that the kernel has not consumed.

@@ -108,7 +108,8 @@ fn attempt(options: &Options, flags: SetupFlags, queues: Queues) -> io::Result<I
         builder.setup_single_issuer();
     }
     if flags.contains(SetupFlags::COOP_TASKRUN) {
-        builder.setup_coop_taskrun();
+        // As old as it, and refused without it.
+        builder.setup_coop_taskrun().setup_taskrun_flag();
     }
     if flags.contains(SetupFlags::SUBMIT_ALL) {
         builder.setup_submit_all();

@@ -5,6 +5,7 @@
 //! delays no echo, as long as the echoes' thread goes before it: run by root under `chrt --reset-on-fork --fifo 10` it does
 //! (the crowd's thread does not inherit that). Otherwise both take turns on the load's core, and the figures have that in them.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
@@ -91,12 +92,13 @@ pub fn run(args: &DisturbArgs) -> Result<Outcome, BenchError> {
     super::fleet::check_descriptors(args.connections + args.crowd())?;
     let request = args.common.request(args.path.clone(), Doing::Echo { payload_bytes: args.payload });
     let mut fleet = args.common.fleet(request, Checker::new("", args.payload), args.connections)?;
+    let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         let (ready, is_ready) = mpsc::channel();
         let (go, gone) = mpsc::channel();
-        let crowd = scope.spawn(move || crowd(args, &ready, &gone));
+        let crowd = scope.spawn(|| crowd(args, ready, gone, &is_over));
         // An error means that the crowd has failed; so its thread has ended, and says why below.
-        let echoes = is_ready.recv().map(|()| echoes(&mut fleet, args, &go, || crowd.is_finished()));
+        let echoes = is_ready.recv().map(|()| echoes(&mut fleet, args, &go, || is_over.load(Relaxed) || crowd.is_finished()));
         drop(go);
         let crowd = crowd.join().unwrap_or(Err(BenchError::Part))?;
         let halves = echoes.map_err(|_| BenchError::Part)??;
@@ -131,7 +133,7 @@ struct Crowd {
 }
 
 /// Says that it is `ready`, waits until it is to `go`, and does what it is for.
-fn crowd(args: &DisturbArgs, ready: &Sender<()>, go: &Receiver<()>) -> Result<Crowd, BenchError> {
+fn crowd(args: &DisturbArgs, ready: Sender<()>, go: Receiver<()>, is_over: &AtomicBool) -> Result<Crowd, BenchError> {
     let request = args.common.subscribe(&args.channel, Transport::Ws);
     let mut fleet = args.common.fleet(request, Checker::new(&args.channel, PAYLOAD_BYTES_MIN), args.crowd())?;
     let size = args.crowd();
@@ -156,6 +158,9 @@ fn crowd(args: &DisturbArgs, ready: &Sender<()>, go: &Receiver<()>) -> Result<Cr
         }
     };
     let nanos = fleet.clock.now() - began;
+    is_over.store(true, Relaxed);
+    // It stays until all is measured: a crowd that leaves disturbs too.
+    _ = go.recv();
     let mut verdict = Verdict::default();
     match args.by {
         By::Broadcast => fan_out::judge(&fleet, size, &mut verdict),

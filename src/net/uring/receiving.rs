@@ -23,7 +23,7 @@ use crate::shard::{Input, Shard};
 /// Steps in which all connections are looked at once per [`Times::quiet_after`](crate::net::shell::Times).
 const SWEEP_STEPS: u32 = 20;
 /// Receives cancelled per step of a sweep; after an accept storm a whole share of the cells goes quiet at once.
-const SWEEP_CANCELS_MAX: u32 = 1024;
+const SWEEP_CANCELS_MAX: u32 = 64;
 /// How soon a step that was cut short goes on.
 const SWEEP_PAUSE: Duration = Duration::from_millis(1);
 /// What an end of the peer's side looks like to poll.
