@@ -16,6 +16,8 @@ pub const FAN_OUT_LARGE: &str = "fan-out 1 × 19,000";
 /// Large enough that compressing it once is some work, and that fewer bytes to send could show.
 pub const BROADCAST: &str = "broadcast of 1 KiB, 1 × 1,000";
 pub const WINDOWED: &str = "coalesced fan-out 1 × 1,000, 16 publications in flight";
+/// Where next to nothing is shared: each publication goes to ten.
+pub const CHANNELS: &str = "500 channels × 10, 16 publications in flight";
 pub const EVENTS: &str = "event stream 1 × 1,000";
 pub const LINES: &str = "NDJSON 1 × 1,000";
 pub const POLLS: &str = "long poll 1 × 1,000";
@@ -76,6 +78,7 @@ pub const PLAN: &[Group] = &[
         contenders: &[Ringmain, Nchan],
         rounds: 3,
     },
+    Group { name: CHANNELS, load: &["channels", "--publications", "20000"], contenders: &[Ringmain, Nchan], rounds: 3 },
     Group {
         name: EVENTS,
         load: &["fan-out", "--transport", "sse", OF_A_THOUSAND[0], OF_A_THOUSAND[1], OF_A_THOUSAND[2], OF_A_THOUSAND[3]],

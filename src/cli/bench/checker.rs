@@ -1,22 +1,23 @@
 //! Whether every subscriber got every publication once, in order, unchanged; and how late.
 //!
-//! One [`Checker`] per channel holds what all subscribers share; each subscriber keeps a small [`Ledger`].
+//! One [`Checker`] holds what all subscribers share, by [`Channel`] where it is a channel's own; each subscriber keeps a small
+//! [`Ledger`]. The load's connections and publications go round its channels in turn: number `n` of either is on channel
+//! `n % channels`, and a load of one channel is the case of one.
+//!
 //! The first copy of a publication is taken apart and checked against its number. The others are compared with that
 //! copy, whole, at the place where it must come next: a match proves channel, position and content in one comparison.
 //! Compressed copies are compared as they came, which proves the same, since nothing but their own bytes says what they inflate to.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 
 use hdrhistogram::Histogram;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::channel::{Channel, Copies};
 use super::deflate::Inflater;
 use super::payload;
 
-/// Checked copies kept for comparison. Who is further behind is checked the slow way.
-const KNOWN_MAX: usize = 16_384;
 /// Latencies above a minute are recorded as a minute.
 const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
 const LATENCY_DIGITS: u8 = 3;
@@ -24,6 +25,8 @@ const LATENCY_DIGITS: u8 = 3;
 /// How far one subscriber has come.
 #[derive(Clone, Default, Debug)]
 pub struct Ledger {
+    /// Which of the load's channels it is subscribed to.
+    channel: u32,
     /// The offset that must come next; `None` before the first position is known.
     next: Option<u64>,
     /// What was jumped over and has not come since.
@@ -141,18 +144,18 @@ pub struct Aside {
     pub gaps: u64,
 }
 
-/// The publication number each offset must hold, and the copies that were checked.
+/// One of the load's publications.
+pub struct Publication<'a> {
+    pub number: u64,
+    pub channel: &'a str,
+    /// Publications of its channel before it.
+    pub nth: u64,
+}
+
+/// What was published, and what came of it.
 pub struct Checker {
-    channel: String,
-    /// Each subscriber has a channel of its own, whose name only starts with `channel`.
-    own_channels: bool,
+    channels: Vec<Channel>,
     payload_bytes: usize,
-    epoch: Option<String>,
-    /// Offset of publication 0: fixed by the first one seen, as one connection publishes in order.
-    base: Option<u64>,
-    known: Copies,
-    /// As they came, before inflating.
-    known_compressed: Copies,
     inflater: Inflater,
     /// When publication `n` was meant to be sent, in nanoseconds of the load's clock.
     intended: Vec<u64>,
@@ -192,15 +195,21 @@ struct Subscribed<'a> {
 }
 
 impl Checker {
+    /// For a load of one channel.
     pub fn new(channel: &str, payload_bytes: usize) -> Self {
+        Self::of(vec![Channel::new(channel.to_owned())], payload_bytes)
+    }
+
+    /// For a load of so many, named by their numbers after `prefix`.
+    pub fn with_channels(prefix: &str, count: usize, payload_bytes: usize) -> Self {
+        let channels = (0..count.max(1)).map(|number| Channel::new(format!("{prefix}{number}")));
+        Self::of(channels.collect(), payload_bytes)
+    }
+
+    fn of(channels: Vec<Channel>, payload_bytes: usize) -> Self {
         Self {
-            channel: channel.to_owned(),
-            own_channels: false,
+            channels,
             payload_bytes,
-            epoch: None,
-            base: None,
-            known: Copies::default(),
-            known_compressed: Copies::default(),
             inflater: Inflater::default(),
             intended: Vec::new(),
             scratch: Vec::new(),
@@ -214,15 +223,35 @@ impl Checker {
         }
     }
 
-    /// For a load that subscribes each connection to a channel of its own and publishes nothing.
-    pub fn for_own_channels(prefix: &str) -> Self {
-        Self { own_channels: true, ..Self::new(prefix, payload::PAYLOAD_BYTES_MIN) }
+    /// The ledger of connection `index`.
+    pub fn ledger(&self, index: usize) -> Ledger {
+        Ledger { channel: (index % self.channels.len()) as u32, ..Ledger::default() }
+    }
+
+    /// The names of the channels.
+    pub fn channels(&self) -> impl Iterator<Item = &str> {
+        self.channels.iter().map(Channel::name)
+    }
+
+    pub const fn payload_bytes(&self) -> usize {
+        self.payload_bytes
     }
 
     /// Notes the next publication's intended time and returns its number.
     pub fn intend(&mut self, at: u64) -> u64 {
         self.intended.push(at);
         self.intended.len() as u64 - 1
+    }
+
+    pub fn publication(&self, number: u64) -> Publication<'_> {
+        let (channel, nth) = self.turn(number);
+        Publication { number, channel: self.channels[channel].name(), nth }
+    }
+
+    /// The channel whose turn it is with `number`, and its turns before.
+    fn turn(&self, number: u64) -> (usize, u64) {
+        let count = self.channels.len() as u64;
+        ((number % count) as usize, number / count)
     }
 
     /// Publications so far.
@@ -239,15 +268,30 @@ impl Checker {
         &self.latency
     }
 
-    /// The offset of the last publication, once one was seen.
-    pub fn last_offset(&self) -> Option<u64> {
-        Some(self.base? + self.published().checked_sub(1)?)
+    /// The offset of the last publication of this subscriber's channel, once one was seen.
+    pub fn last_offset(&self, ledger: &Ledger) -> Option<u64> {
+        let before = u64::from(ledger.channel);
+        let published = self.published().saturating_sub(before).div_ceil(self.channels.len() as u64);
+        Some(self.channel(ledger).first_offset()? + published.checked_sub(1)?)
+    }
+
+    /// Publications that never came to this subscriber.
+    pub fn missing(&self, ledger: &Ledger) -> u64 {
+        self.last_offset(ledger).map_or(0, |last| ledger.missing(last))
+    }
+
+    fn channel(&self, ledger: &Ledger) -> &Channel {
+        &self.channels[ledger.channel as usize]
+    }
+
+    fn channel_mut(&mut self, ledger: &Ledger) -> &mut Channel {
+        &mut self.channels[ledger.channel as usize]
     }
 
     /// Takes one item of a WebSocket message, a stream or a poll, received at `now`. Returns the offset that it says it
     /// has, where it is a publication.
     pub fn item(&mut self, ledger: &mut Ledger, item: &[u8], now: u64) -> Option<u64> {
-        if let Some(offset) = self.known.next(ledger, item) {
+        if let Some(offset) = next_of(&self.channel(ledger).known, ledger, item) {
             self.deliver_next(ledger, offset, now);
             return Some(offset);
         }
@@ -260,7 +304,7 @@ impl Checker {
     /// Takes a compressed message, which holds one item.
     pub fn compressed_item(&mut self, ledger: &mut Ledger, compressed: &[u8], now: u64) {
         let before = self.tally.deliveries;
-        if let Some(offset) = self.known_compressed.next(ledger, compressed) {
+        if let Some(offset) = next_of(&self.channel(ledger).known_compressed, ledger, compressed) {
             self.deliver_next(ledger, offset, now);
         } else {
             self.inflate(ledger, compressed, now);
@@ -273,7 +317,7 @@ impl Checker {
         match inflater.inflate(compressed) {
             Some(item) => {
                 if let Some(offset) = self.item(ledger, item, now) {
-                    self.known_compressed.remember(offset, compressed);
+                    self.channel_mut(ledger).known_compressed.remember(offset, compressed);
                 }
             }
             None => self.corrupt(Corruption::Compression),
@@ -284,7 +328,7 @@ impl Checker {
     /// Takes an item that came as an event: its `id:` must be its position, or a reconnect would resume elsewhere.
     pub fn event(&mut self, ledger: &mut Ledger, id: Option<&[u8]>, item: &[u8], now: u64) {
         let Some(offset) = self.item(ledger, item, now) else { return };
-        let id = id.and_then(|id| std::str::from_utf8(id).ok()).and_then(|id| self.token(id));
+        let id = id.and_then(|id| std::str::from_utf8(id).ok()).and_then(|id| self.token(ledger, id));
         if id != Some(offset) {
             self.corrupt(Corruption::EventId);
         }
@@ -292,7 +336,7 @@ impl Checker {
 
     /// Takes the position that a poll ends at: where the subscriber already is.
     pub fn poll_position(&mut self, ledger: &Ledger, position: &str) {
-        let offset = self.token(position);
+        let offset = self.token(ledger, position);
         if offset.is_none_or(|offset| ledger.next != Some(offset + 1)) {
             self.corrupt(Corruption::PollPosition);
         }
@@ -300,8 +344,10 @@ impl Checker {
 
     /// Takes the answer to publication `number`.
     pub fn answer(&mut self, number: u64, channel: &str, position: &str) {
-        let offset = self.offset(channel, position);
-        if offset.is_none_or(|offset| !self.stored(number, offset)) {
+        let (index, nth) = self.turn(number);
+        let asked = &mut self.channels[index];
+        let offset = asked.offset(channel, position);
+        if offset.is_none_or(|offset| !asked.stored(nth, offset)) {
             self.corrupt(Corruption::Answer);
         }
     }
@@ -332,10 +378,15 @@ impl Checker {
         }
         self.tally.deliveries += 1;
         self.delivered_at = now;
-        let number = self.base.and_then(|base| usize::try_from(offset.checked_sub(base)?).ok());
-        if let Some(&intended) = number.and_then(|number| self.intended.get(number)) {
+        if let Some(intended) = self.intended(ledger, offset) {
             self.latency.saturating_record(now.saturating_sub(intended).max(1));
         }
+    }
+
+    fn intended(&self, ledger: &Ledger, offset: u64) -> Option<u64> {
+        let nth = offset.checked_sub(self.channel(ledger).first_offset()?)?;
+        let number = usize::try_from(nth).ok()?.checked_mul(self.channels.len())?.checked_add(ledger.channel as usize)?;
+        self.intended.get(number).copied()
     }
 
     fn unknown_item(&mut self, ledger: &mut Ledger, bytes: &[u8], now: u64) -> Result<Option<u64>, Corruption> {
@@ -345,7 +396,7 @@ impl Checker {
             return Ok(None);
         }
         if let Some(Subscribed { channel, position }) = item.subscribed {
-            let offset = self.offset(channel, position).ok_or(Corruption::Position)?;
+            let offset = self.channel_mut(ledger).offset(channel, position).ok_or(Corruption::Position)?;
             // Starting again would forget what has not come yet.
             if ledger.is_started() {
                 return Err(Corruption::SubscribedAgain);
@@ -356,8 +407,8 @@ impl Checker {
         let (Some(channel), Some(position), Some(data)) = (item.channel, item.position, item.data) else {
             return Err(Corruption::NotAnItem);
         };
-        let offset = self.offset(channel, position).ok_or(Corruption::Position)?;
-        if !self.holds(offset, data.get().as_bytes()) {
+        let offset = self.channel_mut(ledger).offset(channel, position).ok_or(Corruption::Position)?;
+        if !self.holds(ledger, offset, data.get().as_bytes()) {
             return Err(Corruption::Content);
         }
         self.arrive(ledger, offset, bytes, now);
@@ -370,69 +421,28 @@ impl Checker {
             arrival => {
                 self.tally.disordered += u64::from(arrival == Arrival::Late);
                 self.deliver(ledger, offset, now);
-                self.known.remember(offset, bytes);
+                self.channel_mut(ledger).known.remember(offset, bytes);
             }
         }
     }
 
-    /// Checks a whole position: the channel, one epoch for the whole run, a number.
-    fn offset(&mut self, channel: &str, position: &str) -> Option<u64> {
-        if self.own_channels {
-            let offset = position.split_once(':')?.1.parse().ok()?;
-            return channel.starts_with(&self.channel).then_some(offset);
-        }
-        if channel == self.channel { self.token(position) } else { None }
-    }
-
-    /// Takes a position alone: one epoch for the whole run, a number.
-    pub fn token(&mut self, position: &str) -> Option<u64> {
-        let (epoch, offset) = position.split_once(':')?;
-        let same_epoch = self.epoch.get_or_insert_with(|| epoch.to_owned()) == epoch;
-        same_epoch.then(|| offset.parse().ok()).flatten()
+    /// Takes a position alone, of this subscriber's channel.
+    pub fn token(&mut self, ledger: &Ledger, position: &str) -> Option<u64> {
+        self.channel_mut(ledger).token(position)
     }
 
     /// Whether the payload is right in every byte and its number is the one of this offset.
-    fn holds(&mut self, offset: u64, data: &[u8]) -> bool {
-        payload::verify(data, self.payload_bytes, &mut self.scratch).is_some_and(|number| self.stored(number, offset))
-    }
-
-    /// Notes that publication `number` got `offset`; false when that contradicts what was seen before.
-    fn stored(&mut self, number: u64, offset: u64) -> bool {
-        let Some(base) = offset.checked_sub(number) else { return false };
-        number < self.published() && *self.base.get_or_insert(base) == base
+    fn holds(&mut self, ledger: &Ledger, offset: u64, data: &[u8]) -> bool {
+        let number = payload::verify(data, self.payload_bytes, &mut self.scratch);
+        let Some(number) = number.filter(|&number| number < self.published()) else { return false };
+        let (channel, nth) = self.turn(number);
+        channel == ledger.channel as usize && self.channels[channel].stored(nth, offset)
     }
 }
 
-/// One checked copy of each of the last publications, in their order.
-#[derive(Default)]
-struct Copies {
-    copies: VecDeque<Box<[u8]>>,
-    /// The offset of the first.
-    first: u64,
-}
-
-impl Copies {
-    /// The offset of `bytes`, where they are a copy of the publication that must come next.
-    fn next(&self, ledger: &Ledger, bytes: &[u8]) -> Option<u64> {
-        let next = ledger.next?;
-        let index = usize::try_from(next.checked_sub(self.first)?).ok()?;
-        (**self.copies.get(index)? == *bytes).then_some(next)
-    }
-
-    fn remember(&mut self, offset: u64, bytes: &[u8]) {
-        let end = self.first + self.copies.len() as u64;
-        if offset > end || self.copies.is_empty() {
-            self.copies.clear();
-            self.first = offset;
-        } else if offset < end {
-            return;
-        }
-        if self.copies.len() == KNOWN_MAX {
-            self.copies.pop_front();
-            self.first += 1;
-        }
-        self.copies.push_back(bytes.into());
-    }
+/// The offset of `bytes`, where they are a copy of what must come next.
+fn next_of(copies: &Copies, ledger: &Ledger, bytes: &[u8]) -> Option<u64> {
+    ledger.next.filter(|&next| copies.at(next) == Some(bytes))
 }
 
 /// A histogram of nanoseconds, for latencies of up to a minute.
@@ -472,7 +482,7 @@ mod tests {
         for item in second {
             checker.item(&mut second_ledger, item, 5_000);
         }
-        let last = checker.last_offset().expect("published");
+        let last = checker.last_offset(&first_ledger).expect("published");
         assert_eq!((last, first_ledger.missing(last)), (19, 0));
         checker.tally.deliveries -= 10;
         (checker.tally, second_ledger.missing(last))

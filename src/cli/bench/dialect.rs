@@ -5,7 +5,7 @@
 
 use serde_json::value::RawValue;
 
-use super::checker::Checker;
+use super::checker::{Checker, Publication};
 use super::error::PublishFault;
 use super::payload;
 use super::session::{Request, Transport};
@@ -45,12 +45,13 @@ impl Dialect {
         0
     }
 
-    /// Appends the body of publication `number`, whose payload is `bytes` long.
-    pub fn write_body(self, out: &mut Vec<u8>, channel: &str, number: u64, bytes: usize) {
+    /// Appends the body of a publication, whose payload is `bytes` long.
+    pub fn write_body(self, out: &mut Vec<u8>, publication: &Publication<'_>, bytes: usize) {
+        let &Publication { number, channel, nth } = publication;
         match self {
             Self::Ringmain => payload::write(out, number, bytes),
             Self::Nchan => {
-                let offset = number + 1;
+                let offset = self.origin() + 1 + nth;
                 let open = format!("{{\"channel\":\"{channel}\",\"position\":\"{NCHAN_EPOCH}:{offset}\",\"data\":");
                 out.extend_from_slice(open.as_bytes());
                 payload::write(out, number, bytes);
@@ -110,6 +111,7 @@ fn escaped(channel: &str) -> impl std::fmt::Display {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::bench::checker::Ledger;
     use crate::cli::bench::session::{Around, Doing, Echoes, Session};
 
     const BYTES: usize = 48;
@@ -117,7 +119,7 @@ mod tests {
     fn items() -> Vec<Vec<u8>> {
         let item = |number| {
             let mut body = Vec::new();
-            Dialect::Nchan.write_body(&mut body, "news", number, BYTES);
+            Dialect::Nchan.write_body(&mut body, &Publication { number, channel: "news", nth: number }, BYTES);
             body
         };
         (0..3).map(item).collect()
@@ -127,7 +129,7 @@ mod tests {
     fn check(transport: Transport, wire: &[u8]) -> String {
         let request = Request {
             path: Dialect::Nchan.subscribe_path("news"),
-            own_paths: false,
+            channels: None,
             deflate: false,
             host: "h".to_owned(),
             authorization: None,
@@ -136,7 +138,7 @@ mod tests {
         };
         let (mut checker, mut echoes, mut out) = (Checker::new("news", BYTES), Echoes::new(), Vec::new());
         (0..3).for_each(|_| _ = checker.intend(0));
-        let mut session = Session::new(1);
+        let mut session = Session::new(1, Ledger::default());
         let mut around = Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 1, out: &mut out };
         session.open(1, &mut around);
         assert_eq!(session.read(wire, &mut around), Ok(wire.len()));

@@ -139,7 +139,7 @@ fn crowd(args: &DisturbArgs, ready: Sender<()>, go: Receiver<()>, is_over: &Atom
     let size = args.crowd();
     if args.by == By::Broadcast {
         fleet.open(size, args.common.window)?;
-        fleet.open_publisher(&args.channel, &args.common.api_key(), PAYLOAD_BYTES_MIN)?;
+        fleet.open_publisher(&args.common.api_key())?;
         fan_out::publish(&mut fleet, size, Loop::Closed, WARM_UP_PUBLICATIONS)?;
     }
     let before = fleet.checker.tally.deliveries;

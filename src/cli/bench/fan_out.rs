@@ -1,4 +1,4 @@
-//! One channel, many subscribers, publications over HTTP during the run.
+//! Channels with subscribers, publications over HTTP during the run. (`channels` has many; the loads here have one.)
 //!
 //! `fan-out` tells what a delivery costs and how long it takes; `stream` publishes at a rate to a channel whose
 //! namespace coalesces.
@@ -68,18 +68,22 @@ pub struct StreamArgs {
     channel: String,
 }
 
-struct Plan<'a> {
-    load: &'static str,
-    common: &'a Common,
-    pacing: Pacing,
-    subscribers: usize,
-    publications: u64,
-    warmup: u64,
-    payload: usize,
-    transport: Transport,
-    deflate: bool,
-    in_flight: u64,
-    channel: &'a str,
+/// One of these loads.
+pub struct Plan<'a> {
+    pub load: &'static str,
+    pub common: &'a Common,
+    pub pacing: Pacing,
+    /// How many, where they are named by their numbers after `channel`.
+    pub channels: Option<usize>,
+    /// Of each channel.
+    pub subscribers: usize,
+    pub publications: u64,
+    pub warmup: u64,
+    pub payload: usize,
+    pub transport: Transport,
+    pub deflate: bool,
+    pub in_flight: u64,
+    pub channel: &'a str,
 }
 
 pub fn run(args: &FanOutArgs) -> Result<Outcome, BenchError> {
@@ -87,6 +91,7 @@ pub fn run(args: &FanOutArgs) -> Result<Outcome, BenchError> {
         load: "fan-out",
         common: &args.common,
         pacing: args.pacing.clone(),
+        channels: None,
         subscribers: args.subscribers,
         publications: args.publications,
         warmup: args.warmup,
@@ -106,6 +111,7 @@ pub fn run_stream(args: &StreamArgs) -> Result<Outcome, BenchError> {
         load: "stream",
         common: &args.common,
         pacing: Pacing::at(args.rate.into()),
+        channels: None,
         subscribers: args.subscribers,
         publications: u64::from(args.rate) * u64::from(args.seconds),
         warmup: args.rate.into(),
@@ -117,7 +123,7 @@ pub fn run_stream(args: &StreamArgs) -> Result<Outcome, BenchError> {
     })
 }
 
-fn run_plan(plan: &Plan<'_>) -> Result<Outcome, BenchError> {
+pub fn run_plan(plan: &Plan<'_>) -> Result<Outcome, BenchError> {
     check_payload(plan.payload)?;
     if let Some(rule) = dialect::unspoken(plan.common.dialect, plan.transport) {
         return Err(BenchError::Flag { flag: "--transport", rule });
@@ -125,11 +131,16 @@ fn run_plan(plan: &Plan<'_>) -> Result<Outcome, BenchError> {
     if plan.deflate && plan.transport != Transport::Ws {
         return Err(BenchError::Flag { flag: "--deflate", rule: "is for WebSockets: take --transport ws" });
     }
-    let request = Request { deflate: plan.deflate, ..plan.common.subscribe(plan.channel, plan.transport) };
-    let checker = Checker::new(plan.channel, plan.payload);
-    let mut fleet = plan.common.fleet(request, checker, plan.subscribers)?;
-    fleet.open(plan.subscribers, plan.common.window)?;
-    fleet.open_publisher(plan.channel, &plan.common.api_key(), plan.payload)?;
+    let Plan { channels, deflate, .. } = *plan;
+    let request = Request { channels, deflate, ..plan.common.subscribe(plan.channel, plan.transport) };
+    let checker = match channels {
+        Some(count) => Checker::with_channels(plan.channel, count, plan.payload),
+        None => Checker::new(plan.channel, plan.payload),
+    };
+    let connections = channels.unwrap_or(1) * plan.subscribers;
+    let mut fleet = plan.common.fleet(request, checker, connections)?;
+    fleet.open(connections, plan.common.window)?;
+    fleet.open_publisher(&plan.common.api_key())?;
     let mut warm = false;
     // Of the first loop, as the count of all deliveries is.
     let mut compressed = None;
@@ -150,7 +161,7 @@ fn run_plan(plan: &Plan<'_>) -> Result<Outcome, BenchError> {
     Ok(outcome(&fleet, plan, &phases, compressed.filter(|_| plan.deflate)))
 }
 
-/// Publishes `count` to `subscribers` and measures that.
+/// Publishes `count`, each to the `subscribers` of its channel, and measures that.
 pub fn measure(fleet: &mut Fleet, common: &Common, subscribers: usize, pace: Loop, count: u64) -> Result<Phase, BenchError> {
     fleet.checker.reset_latency();
     let before = fleet.checker.tally.deliveries;
@@ -168,8 +179,8 @@ pub fn measure(fleet: &mut Fleet, common: &Common, subscribers: usize, pace: Loo
     })
 }
 
-/// Publishes `count` and waits until all subscribers got them. False when nothing comes any more or the time is up: what
-/// is missing then is a finding, not a failure of the load.
+/// Publishes `count`, each to the `subscribers` of its channel, and waits until all got them. False when nothing comes any
+/// more or the time is up: what is missing then is a finding, not a failure of the load.
 pub fn publish(fleet: &mut Fleet, subscribers: usize, pace: Loop, count: u64) -> Result<bool, BenchError> {
     let mut pace_of_these = Pace::new(pace, fleet.clock.now(), count);
     let before = fleet.checker.published();
@@ -227,6 +238,7 @@ pub fn judge(fleet: &Fleet, subscribers: usize, verdict: &mut Verdict) {
 fn outcome(fleet: &Fleet, plan: &Plan<'_>, phases: &Phases, compressed: Option<u64>) -> Outcome {
     let mut report = Report::new(plan.load);
     report.add("transport", plan.transport.name());
+    report.add("channels", plan.channels.unwrap_or(1));
     report.add("subscribers", plan.subscribers);
     report.add("publications", plan.publications);
     report.add("payload_bytes", plan.payload);

@@ -55,10 +55,12 @@ pub fn run(args: &IdleArgs) -> Result<Outcome, BenchError> {
         return Err(BenchError::Flag { flag: "--from", rule: "must be below --to" });
     }
     let mut request = args.common.subscribe(&args.channel, Transport::Ws);
-    request.own_paths = args.own_channels;
-    let checker =
-        if args.own_channels { Checker::for_own_channels(&args.channel) } else { Checker::new(&args.channel, PAYLOAD_BYTES_MIN) };
     let open_max = args.to.max(args.churn_hold + args.common.window);
+    request.channels = args.own_channels.then_some(open_max);
+    let checker = match request.channels {
+        Some(count) => Checker::with_channels(&args.channel, count, PAYLOAD_BYTES_MIN),
+        None => Checker::new(&args.channel, PAYLOAD_BYTES_MIN),
+    };
     let mut fleet = args.common.fleet(request, checker, open_max)?;
 
     let fresh = memory(args)?;

@@ -1,8 +1,8 @@
 //! `ringmain bench`: loads for a running server, which check every byte that comes back.
 //!
 //! ```text
-//! fan_out, stall, echo, disturb,
-//! connect, idle, crowd ──► fleet ──► session ──► checker     (sockets / bytes / was it right, and when)
+//! fan_out, channels, stall, echo,
+//! disturb, connect, idle, crowd ──► fleet ──► session ──► checker     (sockets / bytes / was it right, and when)
 //!        │            │         └─────► publisher ────┘
 //!        │            └─► pace: when the next is due, open or closed
 //!        └─► verdict: does the run count      server: /proc of the server      report: the table and the JSON line
@@ -12,6 +12,8 @@
 //! The exit status is 1 when the run does not count (anything was lost, repeated, out of order or wrong, or nothing came at
 //! all: `reasons` in the JSON line says what), and 2 when the load could not be run.
 
+mod channel;
+mod channels;
 mod checker;
 mod connect;
 mod crowd;
@@ -63,6 +65,8 @@ enum Load {
     Echo(echo::EchoArgs),
     /// One channel, many subscribers: what a delivery costs and how long it takes.
     FanOut(fan_out::FanOutArgs),
+    /// Many channels with few subscribers each: what publications and deliveries cost when neither is shared widely.
+    Channels(channels::ChannelsArgs),
     /// One channel with a coalescing window, publications at a steady rate.
     Stream(fan_out::StreamArgs),
     /// Subscribed WebSockets that do nothing: what one of them costs in memory.
@@ -150,6 +154,7 @@ impl Load {
         match self {
             Self::Echo(args) => echo::run(args),
             Self::FanOut(args) => fan_out::run(args),
+            Self::Channels(args) => channels::run(args),
             Self::Stream(args) => fan_out::run_stream(args),
             Self::Idle(args) => idle::run(args),
             Self::Connect(args) => connect::run(args),
@@ -164,6 +169,7 @@ impl Load {
         match self {
             Self::Echo(_) => "echo",
             Self::FanOut(_) => "fan-out",
+            Self::Channels(_) => "channels",
             Self::Stream(_) => "stream",
             Self::Idle(_) => "idle",
             Self::Connect(_) => "connect",
@@ -178,6 +184,7 @@ impl Load {
         match self {
             Self::Echo(args) => &args.common,
             Self::FanOut(args) => &args.common,
+            Self::Channels(args) => &args.common,
             Self::Stream(args) => &args.common,
             Self::Idle(args) => &args.common,
             Self::Connect(args) => &args.common,
@@ -209,7 +216,7 @@ impl Common {
     fn request(&self, path: String, doing: Doing) -> Request {
         Request {
             path,
-            own_paths: false,
+            channels: None,
             deflate: false,
             host: self.addr.to_string(),
             authorization: self.api_key.clone(),

@@ -1,6 +1,7 @@
 //! Publications over HTTP during the run: one keep-alive connection, pipelined, its replies checked.
 //!
-//! One connection and one channel: publication `n` must get the offset right after that of `n - 1`.
+//! One connection publishes to the load's channels in turn: each publication must get the offset right after that of the one
+//! before it in its channel.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,11 +21,9 @@ const RECEIVE_BYTES: usize = 64 * 1024;
 pub struct Publisher {
     socket: OwnedFd,
     dialect: Dialect,
-    channel: String,
-    /// The request up to the number of bytes that its body has.
-    head: Vec<u8>,
+    /// For each channel: the request up to the number of bytes that its body has.
+    heads: Vec<Vec<u8>>,
     body: Vec<u8>,
-    payload_bytes: usize,
     outbox: Vec<u8>,
     sent: usize,
     carry: Vec<u8>,
@@ -32,20 +31,21 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes to `channel` over a connected socket.
-    pub fn new(socket: OwnedFd, dialect: Dialect, channel: &str, host: &str, api_key: &str, payload_bytes: usize) -> Self {
-        let path = dialect.publish_path(channel);
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: apikey {api_key}\r\n\
-             Content-Type: application/json\r\nContent-Length: "
-        );
+    /// Publishes over a connected socket.
+    pub fn new(socket: OwnedFd, dialect: Dialect, checker: &Checker, host: &str, api_key: &str) -> Self {
+        let head = |channel| {
+            let path = dialect.publish_path(channel);
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: apikey {api_key}\r\n\
+                 Content-Type: application/json\r\nContent-Length: "
+            );
+            head.into_bytes()
+        };
         Self {
             socket,
             dialect,
-            channel: channel.to_owned(),
-            head: head.into_bytes(),
+            heads: checker.channels().map(head).collect(),
             body: Vec::new(),
-            payload_bytes,
             outbox: Vec::new(),
             sent: 0,
             carry: Vec::new(),
@@ -65,8 +65,8 @@ impl Publisher {
     pub fn publish(&mut self, checker: &mut Checker, intended: u64) {
         let number = checker.intend(intended);
         self.body.clear();
-        self.dialect.write_body(&mut self.body, &self.channel, number, self.payload_bytes);
-        self.outbox.extend_from_slice(&self.head);
+        self.dialect.write_body(&mut self.body, &checker.publication(number), checker.payload_bytes());
+        self.outbox.extend_from_slice(&self.heads[number as usize % self.heads.len()]);
         self.outbox.extend_from_slice(self.body.len().to_string().as_bytes());
         self.outbox.extend_from_slice(b"\r\n\r\n");
         self.outbox.extend_from_slice(&self.body);
@@ -127,8 +127,8 @@ mod tests {
     /// Publishes twice, answers with `replies`; returns what is still unanswered and how many answers were wrong.
     fn run(replies: &str) -> Result<(usize, u64), BenchError> {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-        let mut publisher = Publisher::new(ours.into(), Dialect::Ringmain, "news", "h", "k", 40);
         let mut checker = Checker::new("news", 40);
+        let mut publisher = Publisher::new(ours.into(), Dialect::Ringmain, &checker, "h", "k");
         (0..2).for_each(|_| publisher.publish(&mut checker, 5));
         assert!(publisher.flush().expect("a live socket"));
         let mut request = vec![0; 4096];

@@ -81,8 +81,8 @@ impl From<WireError> for Fault {
 #[derive(Clone, Debug)]
 pub struct Request {
     pub path: String,
-    /// Each connection's path ends with its index.
-    pub own_paths: bool,
+    /// There are so many channels: the paths of connections end with numbers, which go round.
+    pub channels: Option<usize>,
     /// WebSockets ask for compressed messages, and must be granted them.
     pub deflate: bool,
     pub host: String,
@@ -100,7 +100,7 @@ pub enum Doing {
 impl Request {
     /// The bytes that open connection `index`.
     pub fn write(&self, out: &mut Vec<u8>, index: usize) {
-        let own = if self.own_paths { index.to_string() } else { String::new() };
+        let number = self.channels.map_or_else(String::new, |count| (index % count).to_string());
         match self.doing {
             Doing::Subscribe(Transport::Sse) => {
                 self.write_get(out, self.query("?via=sse&format=json"), "Accept: text/event-stream\r\n");
@@ -112,7 +112,7 @@ impl Request {
             Doing::Subscribe(Transport::Ws) | Doing::Echo { .. } => {
                 out.extend_from_slice(
                     format!(
-                        "GET {}{own} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                        "GET {}{number} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n{}{}\r\n",
                         self.path,
                         self.host,
@@ -220,9 +220,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// `index` makes this connection's echoes its own.
-    pub fn new(index: usize) -> Self {
-        Self { stage: Stage::Head, ledger: Ledger::default(), first: (index as u64) << 32, ready: false }
+    /// `index` makes this connection's echoes its own; `ledger` says where the subscriber is.
+    pub fn new(index: usize, ledger: Ledger) -> Self {
+        Self { stage: Stage::Head, ledger, first: (index as u64) << 32, ready: false }
     }
 
     /// Subscribed (its position is known), or upgraded where the load echoes.
@@ -405,7 +405,7 @@ impl Session {
         }
         let body: PollBody<'_> = serde_json::from_slice(&bytes[body]).map_err(|_| Fault::Body)?;
         if !self.ready {
-            self.ledger.start(around.checker.token(body.position).ok_or(Fault::Body)?);
+            self.ledger.start(around.checker.token(&self.ledger, body.position).ok_or(Fault::Body)?);
             self.ready = true;
         }
         for item in body.messages {
@@ -437,7 +437,7 @@ fn event(lines: &[u8], ledger: &mut Ledger, around: &mut Around<'_>) -> Result<(
         (Some(item), id) if around.request.dialect.tells_position() => around.checker.event(ledger, id, item, around.now),
         (Some(item), _) => _ = around.checker.item(ledger, item, around.now),
         (None, Some(id)) if !ledger.is_started() => {
-            let token = std::str::from_utf8(id).ok().and_then(|id| around.checker.token(id));
+            let token = std::str::from_utf8(id).ok().and_then(|id| around.checker.token(ledger, id));
             ledger.start(token.ok_or(Fault::Body)?);
         }
         (None, _) => {}
@@ -455,7 +455,7 @@ mod tests {
     fn request(doing: Doing) -> Request {
         Request {
             path: "/channels/news".to_owned(),
-            own_paths: false,
+            channels: None,
             deflate: false,
             host: "h".to_owned(),
             authorization: Some("k".to_owned()),
@@ -491,7 +491,7 @@ mod tests {
         for step in 1..=wire.len() {
             let (request, mut checker, mut echoes) = (request(doing), Checker::new("news", BYTES), Echoes::new());
             (0..3).for_each(|_| _ = checker.intend(0));
-            let (mut session, mut carry, mut out) = (Session::new(1), Vec::new(), Vec::new());
+            let (mut session, mut carry, mut out) = (Session::new(1, Ledger::default()), Vec::new(), Vec::new());
             let mut got = Ok(());
             for bytes in wire.chunks(step) {
                 carry.extend(bytes);
@@ -593,7 +593,7 @@ mod tests {
         let request = request(Doing::Echo { payload_bytes: BYTES });
         let (mut checker, mut echoes, mut out) = (Checker::new("news", BYTES), Echoes::new(), Vec::new());
         let mut around = Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 9, out: &mut out };
-        let mut session = Session::new(1);
+        let mut session = Session::new(1, Ledger::default());
         assert_eq!(session.read(UPGRADED.as_bytes(), &mut around), Ok(UPGRADED.len()));
         session.send_echo(3, &mut around);
         session.send_echo(5, &mut around);
@@ -629,7 +629,7 @@ mod tests {
             let request = Request { deflate, ..request(Doing::Subscribe(Transport::Ws)) };
             let (mut checker, mut echoes, mut out) = (Checker::new("news", BYTES), Echoes::new(), Vec::new());
             let mut around = Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 1, out: &mut out };
-            let mut session = Session::new(0);
+            let mut session = Session::new(0, Ledger::default());
             session.open(0, &mut around);
             let offered = String::from_utf8_lossy(around.out).contains("permessage-deflate; client_max_window_bits\r\n");
             assert_eq!(offered, deflate);
@@ -651,7 +651,7 @@ mod tests {
             ("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: no\r\n\r\n", Fault::Accept),
         ] {
             let mut around = Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 1, out: &mut Vec::new() };
-            assert_eq!(Session::new(0).read(wire.as_bytes(), &mut around), Err(fault));
+            assert_eq!(Session::new(0, Ledger::default()).read(wire.as_bytes(), &mut around), Err(fault));
         }
     }
 }

@@ -78,7 +78,7 @@ pub fn run(args: &StallArgs) -> Result<Outcome, BenchError> {
     let mut fleet = args.common.fleet(request, checker, args.subscribers)?;
     fleet.open(args.subscribers, args.common.window)?;
     fleet.set_aside(args.stalled())?;
-    fleet.open_publisher(&args.channel, &args.common.api_key(), args.payload)?;
+    fleet.open_publisher(&args.common.api_key())?;
     let mut halves = Halves { rate: rate(&mut fleet, args)?, ..Halves::default() };
     // With one first: memory that the others take and give back would hide it.
     if stalled_half(&mut fleet, args, 1, halves.rate, &mut halves.one)? {

@@ -86,12 +86,10 @@ fn channel_server(wrong: Wrong, compression: Compression) -> (SocketAddr, JoinHa
         let (mut publisher, _) = listener.accept().expect("a publisher");
         let mut received = Vec::new();
         for offset in 1.. {
-            let Some(payload) = publication(&mut publisher, &mut received) else { return };
+            let Some((_, payload)) = publication(&mut publisher, &mut received) else { return };
             let answered = if wrong == Wrong::AnswerElsewhere && offset == 4 { 5 } else { offset };
-            let body = format!("{{\"channel\":\"bench\",\"position\":\"E:{answered}\"}}");
-            let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
             if ![Wrong::Unanswered, Wrong::Silent].contains(&wrong) {
-                publisher.write_all(reply.as_bytes()).expect("a publisher");
+                publisher.write_all(reply("bench", &format!("E:{answered}")).as_bytes()).expect("a publisher");
             }
             if ![Wrong::Withhold, Wrong::Silent].contains(&wrong) {
                 deliver(&mut subscribers, wrong, compression, offset, &payload);
@@ -101,8 +99,13 @@ fn channel_server(wrong: Wrong, compression: Compression) -> (SocketAddr, JoinHa
     (address, server)
 }
 
+fn reply(channel: &str, position: &str) -> String {
+    let body = format!("{{\"channel\":\"{channel}\",\"position\":\"{position}\"}}");
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
 fn subscriber(listener: &TcpListener, compression: Compression) -> WebSocket<TcpStream> {
-    let mut socket = upgraded(listener, compression);
+    let (mut socket, _) = upgraded(listener, compression);
     socket.send(Message::text(hello(0))).expect("a subscriber");
     socket.send(Message::Ping(b"hi"[..].into())).expect("a subscriber");
     assert_eq!(socket.read().expect("a pong"), Message::Pong(b"hi"[..].into()));
@@ -110,38 +113,42 @@ fn subscriber(listener: &TcpListener, compression: Compression) -> WebSocket<Tcp
 }
 
 fn subscribed(listener: &TcpListener) -> WebSocket<TcpStream> {
-    let mut socket = upgraded(listener, Compression::Unasked);
+    let (mut socket, _) = upgraded(listener, Compression::Unasked);
     socket.send(Message::text(hello(0))).expect("a subscriber");
     socket
 }
 
-fn upgraded(listener: &TcpListener, compression: Compression) -> WebSocket<TcpStream> {
+/// The next WebSocket, and the path that it asked for.
+fn upgraded(listener: &TcpListener, compression: Compression) -> (WebSocket<TcpStream>, String) {
     let (stream, _) = listener.accept().expect("a subscriber");
+    let mut path = String::new();
     #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
     let grant = |request: &Upgrade, mut answer: UpgradeAnswer| {
         assert_eq!(request.headers().contains_key(deflate::ANSWER_NAME), compression != Compression::Unasked);
+        path = request.uri().path().to_owned();
         if ![Compression::Unasked, Compression::Declined].contains(&compression) {
             let granted = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
             answer.headers_mut().insert(deflate::ANSWER_NAME, granted.parse().expect("a value"));
         }
         Ok(answer)
     };
-    tungstenite::accept_hdr(stream, grant).expect("an upgrade")
+    let socket = tungstenite::accept_hdr(stream, grant).expect("an upgrade");
+    (socket, path)
 }
 
 fn hello(offset: u64) -> String {
     format!("{{\"subscribed\":{{\"channel\":\"bench\",\"position\":\"E:{offset}\",\"recovered\":true}}}}")
 }
 
-/// The next publication's payload; `None` when the publisher has gone.
-fn publication(publisher: &mut TcpStream, received: &mut Vec<u8>) -> Option<String> {
+/// The path that the next publication goes to, and its payload; `None` when the publisher has gone.
+fn publication(publisher: &mut TcpStream, received: &mut Vec<u8>) -> Option<(String, String)> {
     loop {
         let text = String::from_utf8_lossy(received).into_owned();
         if let Some(head) = text.find("\r\n\r\n") {
             let length = text[..head].split("Content-Length: ").nth(1)?.lines().next()?.parse::<usize>().ok()?;
             if text.len() >= head + 4 + length {
                 received.drain(..head + 4 + length);
-                return Some(text[head + 4..head + 4 + length].to_owned());
+                return Some((text.split(' ').nth(1)?.to_owned(), text[head + 4..head + 4 + length].to_owned()));
             }
         }
         let mut bytes = [0; 4096];
@@ -266,6 +273,75 @@ fn a_closed_loop_finds_the_rate_of_the_open_one() {
     let number = |name: &str| report[name].as_f64().expect("a figure");
     // Three deliveries to a publication; half of the closed loop's publications a second.
     assert!((number("deliveries_per_second") / 3.0 / 2.0 / number("open_rate_per_second") - 1.0).abs() < 0.01, "{report}");
+}
+
+/// What a server of two channels gives to a subscriber of the second instead of the second publication there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Astray {
+    Nothing,
+    /// What the other channel had at this place.
+    Item,
+    /// What was published to the other channel, as if it had been to this one.
+    Payload,
+    /// The right one, in the other channel's epoch.
+    Epoch,
+    /// The right one; but the publisher is told that it went to the other channel.
+    Answer,
+}
+
+/// Serves two channels of two subscribers each, then one publisher.
+fn two_channels(astray: Astray) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let server = thread::spawn(move || {
+        let mut subscribers: Vec<_> = (0..4).map(|_| upgraded(&listener, Compression::Unasked)).collect();
+        for (socket, path) in &mut subscribers {
+            let channel = path.strip_prefix("/channels/").expect("a channel");
+            let hello =
+                format!("{{\"subscribed\":{{\"channel\":\"{channel}\",\"position\":\"E{channel}:7\",\"recovered\":true}}}}");
+            socket.send(Message::text(hello)).expect("a subscriber");
+        }
+        let (mut publisher, _) = listener.accept().expect("a publisher");
+        let mut received = Vec::new();
+        for turn in 0.. {
+            let Some((path, payload)) = publication(&mut publisher, &mut received) else { return };
+            assert_eq!(path, format!("/channels/bench{}", turn % 2));
+            let (channel, position) = (format!("bench{}", turn % 2), format!("Ebench{}:{}", turn % 2, 8 + turn / 2));
+            let item = |channel: &str, position: &str, payload: &str| {
+                format!("{{\"channel\":\"{channel}\",\"position\":\"{position}\",\"data\":{payload}}}")
+            };
+            let wrong = match astray {
+                _ if turn != 3 => None,
+                Astray::Nothing | Astray::Answer => None,
+                Astray::Item => Some(item("bench0", "Ebench0:9", payload_of(2))),
+                Astray::Payload => Some(item(&channel, &position, payload_of(2))),
+                Astray::Epoch => Some(item(&channel, "Ebench0:9", &payload)),
+            };
+            let mut wrong = wrong.into_iter();
+            for (socket, _) in subscribers.iter_mut().filter(|(_, asked)| *asked == path) {
+                let item = wrong.next().unwrap_or_else(|| item(&channel, &position, &payload));
+                socket.send(Message::text(item)).expect("a subscriber");
+            }
+            let answered = if (turn, astray) == (3, Astray::Answer) { "bench0" } else { &channel };
+            publisher.write_all(reply(answered, &position).as_bytes()).expect("a publisher");
+        }
+    });
+    (address, server)
+}
+
+#[test]
+fn each_channel_is_checked_for_itself() {
+    for (astray, lost, corrupt) in
+        [(Astray::Nothing, 0, 0), (Astray::Item, 1, 1), (Astray::Payload, 1, 1), (Astray::Epoch, 1, 1), (Astray::Answer, 0, 1)]
+    {
+        let (address, server) = two_channels(astray);
+        let line = "channels --channels 2 --subscribers 2 --publications 7 --warmup 2 --payload 64 --rate 1000 --api-key k";
+        let (report, sound) = load(line, address);
+        server.join().expect("no panic");
+        let got = ["channels", "deliveries", "lost", "corrupt"].map(|name| report[name].as_u64());
+        let expected = [2, 14 - lost, lost, corrupt];
+        assert_eq!((got, sound), (expected.map(Some), corrupt == 0), "{astray:?}: {report}");
+    }
 }
 
 /// Echoes on four connections, and changes the hundredth message of each where it `lies`.

@@ -103,7 +103,7 @@ fn look(args: &CrowdArgs) -> Result<Look, BenchError> {
 
 /// Publishes once and waits for the answer, over a connection that is opened for it: the server closes one that idles.
 fn publish(lead: &mut Fleet, args: &CrowdArgs) -> Result<(), BenchError> {
-    lead.open_publisher(&args.channel, &args.common.api_key(), PAYLOAD_BYTES_MIN)?;
+    lead.open_publisher(&args.common.api_key())?;
     lead.publish(lead.clock.now());
     let stall = &mut lead.stall("waiting for the publication's answer");
     while lead.in_flight() > 0 {

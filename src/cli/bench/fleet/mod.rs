@@ -126,14 +126,14 @@ impl Fleet {
         })
     }
 
-    /// Opens the connection that publishes to the load's channel.
-    pub fn open_publisher(&mut self, channel: &str, api_key: &str, payload_bytes: usize) -> Result<(), BenchError> {
+    /// Opens the connection that publishes to the load's channels.
+    pub fn open_publisher(&mut self, api_key: &str) -> Result<(), BenchError> {
         let socket = TcpStream::connect_timeout(&self.address, PUBLISHER_WAIT).map_err(BenchError::Connect)?;
         socket.set_nodelay(true)?;
         let socket = OwnedFd::from(socket);
         epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(PUBLISHER), epoll::EventFlags::IN)?;
         let Request { dialect, host, .. } = &self.request;
-        self.publisher = Some(Publisher::new(socket, *dialect, channel, host, api_key, payload_bytes));
+        self.publisher = Some(Publisher::new(socket, *dialect, &self.checker, host, api_key));
         Ok(())
     }
 
@@ -208,8 +208,8 @@ impl Fleet {
 
     /// How many of those set aside are not at the last publication.
     pub fn aside_behind(&self) -> usize {
-        let last = self.checker.last_offset().unwrap_or(0);
-        self.aside().filter(|connection| !connection.session.ledger.is_at(last)).count()
+        let is_behind = |ledger: &Ledger| !ledger.is_at(self.checker.last_offset(ledger).unwrap_or(0));
+        self.aside().filter(|connection| is_behind(&connection.session.ledger)).count()
     }
 
     /// Where those that are not read connect from.
@@ -223,12 +223,11 @@ impl Fleet {
             .collect()
     }
 
-    /// Deliveries that `subscribers` did not get: by count, and by place where that is more.
+    /// Deliveries that `subscribers` of each channel did not get: by count, and by place where that is more.
     pub fn missing(&self, subscribers: usize) -> u64 {
         let by_count = (self.checker.published() * subscribers as u64).saturating_sub(self.checker.tally.deliveries);
-        let Some(last) = self.checker.last_offset() else { return by_count };
         let present = self.connections.iter().flatten().map(|connection| &connection.session.ledger);
-        by_count.max(present.chain(&self.departed).map(|ledger| ledger.missing(last)).sum())
+        by_count.max(present.chain(&self.departed).map(|ledger| self.checker.missing(ledger)).sum())
     }
 
     pub fn is_out_of_time(&self) -> bool {

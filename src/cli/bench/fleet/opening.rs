@@ -89,7 +89,7 @@ impl Fleet {
         epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(index as u64), interest)?;
         self.connections[index] = Some(Connection {
             socket,
-            session: Session::new(index),
+            session: Session::new(index, self.checker.ledger(index)),
             carry: Vec::new(),
             outbox: Vec::new(),
             opened: intended,
