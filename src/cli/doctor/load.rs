@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::config::Config;
-use crate::net::LISTEN_BACKLOG;
+use crate::net::{Io, LISTEN_BACKLOG};
 
 /// The load that a host is compared with.
 #[derive(Clone, Debug)]
@@ -12,6 +12,8 @@ pub struct Load {
     pub connections: u64,
     /// Threads that share them.
     pub workers: u64,
+    /// The kernel interface that the server is told to use.
+    pub io: Io,
     /// Connections that wait for their accept, per worker and address.
     pub backlog: u64,
     /// Upstreams' addresses, with the most connections that all workers together open to each.
@@ -31,6 +33,7 @@ impl Load {
         Self {
             connections,
             workers,
+            io: config.interface,
             backlog: u64::from(LISTEN_BACKLOG.unsigned_abs()),
             upstreams: upstreams
                 .flat_map(|upstream| upstream.servers.first().map(|&server| (server, most(upstream.connections_max))))
@@ -60,8 +63,12 @@ mod tests {
     fn a_configuration_says_what_is_needed() {
         let plain = load(&[], 1000);
         assert_eq!((plain.workers, plain.backlog, plain.sockets(), plain.congestion_control), (4, 4096, 1000, None));
-        let told = load(&[("RINGMAIN_SERVER__WORKERS", "2"), ("RINGMAIN_IO__CONGESTION_CONTROL", "cubic")], 1000);
-        assert_eq!((told.workers, told.congestion_control.as_deref()), (2, Some("cubic")));
+        assert_eq!(plain.io, Io::Auto);
+        let told = load(
+            &[("RINGMAIN_SERVER__WORKERS", "2"), ("RINGMAIN_SERVER__IO", "epoll"), ("RINGMAIN_IO__CONGESTION_CONTROL", "cubic")],
+            1000,
+        );
+        assert_eq!((told.workers, told.io, told.congestion_control.as_deref()), (2, Io::Epoll, Some("cubic")));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::findings::examine;
 use super::host::Host;
 use super::load::Load;
 use super::{report, sysctl};
+use crate::net::Io;
 use crate::ring::{Features, RingError, SetupFlags};
 
 fn features() -> Features {
@@ -63,7 +64,14 @@ fn upstream() -> SocketAddr {
 }
 
 fn million() -> Load {
-    Load { connections: 1_000_000, workers: 4, backlog: 4096, upstreams: vec![(upstream(), 4096)], congestion_control: None }
+    Load {
+        connections: 1_000_000,
+        workers: 4,
+        io: Io::Auto,
+        backlog: 4096,
+        upstreams: vec![(upstream(), 4096)],
+        congestion_control: None,
+    }
 }
 
 /// The one finding about something, with a change to the host and the load.
@@ -107,7 +115,7 @@ fn what_we_ship_carries_a_million() {
 fn what_keeps_io_uring_from_being_used_is_to_be_improved() {
     improves("kernel", |host, _| host.kernel = Some((5, 15)), "6.1");
     improves("io_uring", |host, _| host.ring = Err(RingError::Seccomp), "seccomp");
-    improves("[server] io = auto", |host, _| host.ring = Err(RingError::Seccomp), "tuning/README.md");
+    improves("[server] io = auto", |host, _| host.ring = Err(RingError::Seccomp), "RLIMIT_NOFILE bounds all workers together");
     let blocked = |host: &mut Host, _: &mut Load| (host.ring, host.seccomp) = (Err(RingError::Seccomp), Some(2));
     improves("seccomp", blocked, "tuning/seccomp.json");
     let off =
@@ -117,6 +125,74 @@ fn what_keeps_io_uring_from_being_used_is_to_be_improved() {
         (host.ring, host.open_files_max) = (Err(RingError::Seccomp), Some(load.connections * 3 / 4));
     };
     improves("RLIMIT_NOFILE", few, "LimitNOFILE");
+}
+
+#[test]
+fn a_server_that_insists_on_io_uring_does_not_start_without() {
+    let refused = |host: &mut Host, load: &mut Load| {
+        load.io = Io::Uring;
+        (host.ring, host.kernel) = (Err(RingError::Disabled { level: 2 }), Some((5, 15)));
+        (host.io_uring_disabled, host.seccomp) = (Some(2), Some(2));
+    };
+    for (what, remedy) in [
+        ("[server] io = uring", "[server] io = \"auto\""),
+        ("io_uring", "sysctl kernel.io_uring_disabled=0"),
+        ("kernel.io_uring_disabled", "kernel.io_uring_disabled = 0"),
+        ("kernel", "6.1"),
+        ("seccomp", "tuning/seccomp.json"),
+    ] {
+        check(what, refused, Verdict::Fix, remedy);
+    }
+    is_good("[server] io = uring", |_, load| load.io = Io::Uring);
+    let few = |host: &mut Host, load: &mut Load| {
+        refused(host, load);
+        host.open_files_max = Some(264_235);
+    };
+    improves("RLIMIT_NOFILE", few, "the limit is per worker");
+}
+
+#[test]
+fn a_server_on_epoll_is_told_nothing_of_io_uring() {
+    let load = Load { io: Io::Epoll, ..million() };
+    let chosen = Host { open_files_max: Some(1_056_944), ..healthy() };
+    let refused = Host {
+        kernel: Some((5, 11)),
+        ring: Err(RingError::Seccomp),
+        io_uring_disabled: Some(2),
+        seccomp: Some(2),
+        locked_bytes_max: Some(0),
+        ..chosen.clone()
+    };
+    for host in [chosen, refused] {
+        let findings = examine(&host, &load);
+        assert!(findings.iter().all(|finding| finding.verdict == Verdict::Good), "{findings:#?}");
+        let said = report::text(&load, &findings);
+        assert!(!["io_uring", "seccomp", "rings", "per worker,"].iter().any(|word| said.contains(word)), "{said}");
+    }
+    let old = |host: &mut Host, load: &mut Load| (host.kernel, load.io) = (Some((5, 10)), Io::Epoll);
+    check("kernel", old, Verdict::Fix, "5.11");
+}
+
+#[test]
+fn on_epoll_workers_share_their_descriptors() {
+    for (io, ring) in [(Io::Epoll, Ok(features())), (Io::Auto, Err(RingError::Seccomp))] {
+        let with = |change: fn(&mut Host)| {
+            let ring = ring.clone();
+            move |host: &mut Host, load: &mut Load| {
+                (load.io, host.ring) = (io, ring);
+                change(host);
+            }
+        };
+        is_good("RLIMIT_NOFILE", with(|host| host.open_files_max = Some(1_056_944)));
+        improves("RLIMIT_NOFILE", with(|host| host.open_files_max = Some(1_056_943)), "LimitNOFILE=1056944");
+        improves("fs.nr_open", with(|host| host.nr_open = Some(1_056_943)), "fs.nr_open = 1073741816");
+        // 53 workers hold no more than 4.
+        let many = |host: &mut Host, load: &mut Load| {
+            with(|host| host.open_files_max = Some(20_000))(host, load);
+            load.workers = 53;
+        };
+        improves("workers", many, "workers = 0, or 4");
+    }
 }
 
 #[test]
