@@ -25,6 +25,7 @@ pub const STREAM: &str = "coalesced stream 1,000 × 1,000/s";
 pub const ECHO: &str = "echo 64 B, 500 connections";
 pub const PIPELINED: &str = "echo 64 B, 500 connections, 8 in flight each";
 pub const CONNECT: &str = "connect, upgrade, subscribe";
+pub const STORM: &str = "reconnect storm of 10,000";
 pub const STALL: &str = "1 % stalled, 1 KiB payloads";
 pub const STALL_LARGE: &str = "1 % stalled, 4 KiB payloads";
 pub const IDLE: &str = "idle 19,000";
@@ -106,6 +107,7 @@ pub const PLAN: &[Group] = &[
         rounds: 3,
     },
     Group { name: CONNECT, load: &["connect"], contenders: &[Ringmain, Nchan], rounds: 3 },
+    Group { name: STORM, load: &["storm"], contenders: &[Ringmain], rounds: 2 },
     Group {
         name: STALL,
         load: &["stall", "--stalled", "10", "--turns", "3", "--payload", "1024"],

@@ -19,7 +19,7 @@ pub const CPU: &str = "server_cpu_us_each";
 /// How long its core was busy for each delivery.
 pub const CORE: &str = "core_busy_us_each";
 /// How many there were a second, by what the load counts.
-const RATES: [&str; 3] = ["deliveries_per_second", "messages_per_second", "subscribed_per_second"];
+const RATES: [&str; 4] = ["deliveries_per_second", "messages_per_second", "subscribed_per_second", "reconnected_per_second"];
 
 /// One contender's runs of one load.
 pub struct Series {
@@ -175,9 +175,12 @@ fn write_costs(text: &mut String, group: &Measured) {
         );
     }
     let run = group.series.iter().find_map(|series| series.runs.first());
-    let open = run.is_some_and(|run| run.0.get("latency_loop").and_then(Value::as_str) == Some("open"));
-    let whose = if open { "an open loop, at a part of what each server can do" } else { "the closed loop" };
-    _ = writeln!(text, "\nLatencies are of {whose}.");
+    let whose = match run.and_then(|run| run.0.get("latency_loop")).and_then(Value::as_str) {
+        Some("open") => "of an open loop, at a part of what each server can do",
+        Some("storm") => "from the end of all connections to subscribed again",
+        Some(_) | None => "of the closed loop",
+    };
+    _ = writeln!(text, "\nLatencies are {whose}.");
 }
 
 fn write_stalls(text: &mut String, group: &Measured) {

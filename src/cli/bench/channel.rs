@@ -11,6 +11,8 @@ pub struct Channel {
     epoch: Option<String>,
     /// Offset of its first publication: fixed by the first one seen, as one connection publishes in order.
     first: Option<u64>,
+    /// The highest offset that a publication was answered with.
+    answered: u64,
     pub known: Copies,
     /// As they came, before inflating.
     pub known_compressed: Copies,
@@ -18,7 +20,7 @@ pub struct Channel {
 
 impl Channel {
     pub fn new(name: String) -> Self {
-        Self { name, epoch: None, first: None, known: Copies::default(), known_compressed: Copies::default() }
+        Self { name, epoch: None, first: None, answered: 0, known: Copies::default(), known_compressed: Copies::default() }
     }
 
     pub fn name(&self) -> &str {
@@ -28,6 +30,16 @@ impl Channel {
     /// The offset of its first publication, once one was seen.
     pub const fn first_offset(&self) -> Option<u64> {
         self.first
+    }
+
+    /// The epoch of the run, once a position was seen.
+    pub fn epoch(&self) -> Option<&str> {
+        self.epoch.as_deref()
+    }
+
+    /// The highest offset that a publication was answered with; 0 before.
+    pub const fn last_answered(&self) -> u64 {
+        self.answered
     }
 
     /// Checks a whole position: the channel, one epoch for the whole run, a number.
@@ -46,6 +58,15 @@ impl Channel {
     pub fn stored(&mut self, nth: u64, offset: u64) -> bool {
         let Some(first) = offset.checked_sub(nth) else { return false };
         *self.first.get_or_insert(first) == first
+    }
+
+    /// The same, told by the answer to it.
+    pub fn answered(&mut self, nth: u64, offset: u64) -> bool {
+        let right = self.stored(nth, offset);
+        if right {
+            self.answered = self.answered.max(offset);
+        }
+        right
     }
 }
 

@@ -33,6 +33,10 @@ pub struct Ledger {
     holes: Vec<Range<u64>>,
     /// A subscriber that may miss some: it is checked, but neither expected to get everything nor timed.
     pub aside: bool,
+    /// It has said where it was, and was not told yet that it goes on from there.
+    returning: bool,
+    /// What it lacks up to here was published before it came back.
+    recovers_to: u64,
 }
 
 impl Ledger {
@@ -41,8 +45,23 @@ impl Ledger {
         self.next = Some(offset + 1);
     }
 
+    /// Its place is known, to both sides.
     pub fn is_started(&self) -> bool {
-        self.next.is_some()
+        self.next.is_some() && !self.returning
+    }
+
+    /// The server says that the subscriber is at `offset`. One that has come back must be where it was.
+    fn subscribed(&mut self, offset: u64, recovered: bool) -> Result<(), Corruption> {
+        // Starting again would forget what has not come yet.
+        if self.is_started() {
+            return Err(Corruption::SubscribedAgain);
+        }
+        if !std::mem::take(&mut self.returning) {
+            self.start(offset);
+        } else if !recovered || self.next != Some(offset + 1) {
+            return Err(Corruption::NotResumed);
+        }
+        Ok(())
     }
 
     /// Whether `last` came, or a later one.
@@ -95,6 +114,8 @@ pub enum Corruption {
     NotAnItem,
     /// A `subscribed` item for a channel that the connection is already subscribed to.
     SubscribedAgain,
+    /// A `subscribed` item that has a subscriber that came back go on elsewhere than where it was.
+    NotResumed,
     /// Another channel or epoch, or no number.
     Position,
     /// A payload that was not published, or not at this offset.
@@ -114,6 +135,7 @@ impl Corruption {
         match self {
             Self::NotAnItem => "not an item",
             Self::SubscribedAgain => "subscribed twice",
+            Self::NotResumed => "a subscriber that came back was not where it had been",
             Self::Position => "a wrong channel, epoch or position",
             Self::Content => "a payload that was not published at this offset",
             Self::EventId => "an event's id that is not its item's position",
@@ -164,6 +186,8 @@ pub struct Checker {
     pub aside: Aside,
     /// Deliveries of the tally that came compressed.
     pub compressed_deliveries: u64,
+    /// Deliveries of the tally that had been published before their subscriber came back.
+    pub recovered_deliveries: u64,
     pub first_corruption: Option<Corruption>,
     /// When the last delivery came.
     pub delivered_at: u64,
@@ -192,6 +216,8 @@ struct Item<'a> {
 struct Subscribed<'a> {
     channel: &'a str,
     position: &'a str,
+    #[serde(default)]
+    recovered: bool,
 }
 
 impl Checker {
@@ -216,6 +242,7 @@ impl Checker {
             tally: Tally::default(),
             aside: Aside::default(),
             compressed_deliveries: 0,
+            recovered_deliveries: 0,
             first_corruption: None,
             delivered_at: 0,
             pings: 0,
@@ -347,9 +374,21 @@ impl Checker {
         let (index, nth) = self.turn(number);
         let asked = &mut self.channels[index];
         let offset = asked.offset(channel, position);
-        if offset.is_none_or(|offset| !asked.stored(nth, offset)) {
+        if offset.is_none_or(|offset| !asked.answered(nth, offset)) {
             self.corrupt(Corruption::Answer);
         }
+    }
+
+    /// This subscriber is about to come back. What has been answered by now, and it does not have, it can only recover.
+    pub fn returns(&self, ledger: &mut Ledger) {
+        ledger.returning = ledger.next.is_some();
+        ledger.recovers_to = self.channel(ledger).last_answered();
+    }
+
+    /// The position that a subscriber that comes back has.
+    pub fn position(&self, ledger: &Ledger) -> Option<String> {
+        let next = ledger.next.filter(|_| ledger.returning)?;
+        Some(format!("{}:{}", self.channel(ledger).epoch()?, next - 1))
     }
 
     /// The server says itself that this subscriber missed something.
@@ -377,6 +416,7 @@ impl Checker {
             return;
         }
         self.tally.deliveries += 1;
+        self.recovered_deliveries += u64::from(offset <= ledger.recovers_to);
         self.delivered_at = now;
         if let Some(intended) = self.intended(ledger, offset) {
             self.latency.saturating_record(now.saturating_sub(intended).max(1));
@@ -395,14 +435,9 @@ impl Checker {
             self.admitted(ledger);
             return Ok(None);
         }
-        if let Some(Subscribed { channel, position }) = item.subscribed {
+        if let Some(Subscribed { channel, position, recovered }) = item.subscribed {
             let offset = self.channel_mut(ledger).offset(channel, position).ok_or(Corruption::Position)?;
-            // Starting again would forget what has not come yet.
-            if ledger.is_started() {
-                return Err(Corruption::SubscribedAgain);
-            }
-            ledger.start(offset);
-            return Ok(None);
+            return ledger.subscribed(offset, recovered).map(|()| None);
         }
         let (Some(channel), Some(position), Some(data)) = (item.channel, item.position, item.data) else {
             return Err(Corruption::NotAnItem);
@@ -597,6 +632,35 @@ mod tests {
         checker.item(&mut ledgers[1], &good(1), 1);
         assert_eq!(checker.tally, Tally { deliveries: 6, repeated: 1, disordered: 1, ..Tally::default() });
         assert_eq!((checker.compressed_deliveries, ledgers[1].missing(12)), (5, 0));
+    }
+
+    #[test]
+    fn who_comes_back_goes_on_where_it_was() {
+        for (position, recovered, items, corrupt, expected) in [
+            ("E:11", true, [2, 3], 0, Tally { deliveries: 2, ..Tally::default() }),
+            ("E:11", true, [1, 2], 0, Tally { deliveries: 1, repeated: 1, ..Tally::default() }),
+            ("E:11", true, [3, 2], 0, Tally { deliveries: 2, disordered: 1, ..Tally::default() }),
+            ("E:11", false, [2, 3], 1, Tally { deliveries: 2, ..Tally::default() }),
+            ("E:10", true, [2, 3], 1, Tally { deliveries: 2, ..Tally::default() }),
+            ("E:13", true, [2, 3], 1, Tally { deliveries: 2, ..Tally::default() }),
+            ("F:11", true, [2, 3], 1, Tally { deliveries: 2, ..Tally::default() }),
+        ] {
+            let (mut checker, mut ledger) = (Checker::new("news", BYTES), Ledger::default());
+            checker.returns(&mut ledger);
+            assert_eq!((checker.position(&ledger), ledger.is_started()), (None, false), "it comes for the first time");
+            checker.item(&mut ledger, br#"{"subscribed":{"channel":"news","position":"E:9","recovered":true}}"#, 0);
+            (0..4).for_each(|_| _ = checker.intend(0));
+            (0..2).for_each(|number| _ = checker.item(&mut ledger, &good(number), 1));
+            checker.answer(2, "news", "E:12");
+            checker.returns(&mut ledger);
+            assert_eq!((checker.position(&ledger).as_deref(), ledger.is_started()), (Some("E:11"), false));
+            checker.tally = Tally::default();
+            let hello = format!(r#"{{"subscribed":{{"channel":"news","position":"{position}","recovered":{recovered}}}}}"#);
+            checker.item(&mut ledger, hello.as_bytes(), 2);
+            items.iter().for_each(|&number| _ = checker.item(&mut ledger, &good(number), 3));
+            assert_eq!(checker.tally, Tally { corrupt, ..expected }, "{position} {recovered} {items:?}");
+            assert_eq!(checker.recovered_deliveries, 1, "only the one that was answered before can have been missed");
+        }
     }
 
     #[test]

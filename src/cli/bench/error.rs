@@ -64,6 +64,9 @@ impl fmt::Display for BenchError {
             Self::Io(error) => write!(f, "{error}"),
             Self::Connect(error) => write!(f, "connecting: {error}"),
             Self::Opening(Fault::Refused { status }) => write!(f, "the server answered a subscriber with {status}"),
+            Self::Opening(Fault::ComeBack { millis }) => {
+                write!(f, "the server has too much to do: it told a subscriber to come back in {millis} ms")
+            }
             Self::Opening(Fault::Deflate(refusal)) => write!(f, "the server {}", refusal.text()),
             Self::Opening(fault) => write!(f, "opening a connection: {fault:?}"),
             Self::ClosedWhileOpening => write!(f, "the server closed a connection that was being opened"),

@@ -1,7 +1,7 @@
 //! `ringmain bench`: loads for a running server, which check every byte that comes back.
 //!
 //! ```text
-//! fan_out, channels, stall, echo,
+//! fan_out, channels, stall, storm, echo,
 //! disturb, connect, idle, crowd ──► fleet ──► session ──► checker     (sockets / bytes / was it right, and when)
 //!        │            │         └─────► publisher ────┘
 //!        │            └─► pace: when the next is due, open or closed
@@ -33,6 +33,7 @@ mod report;
 mod server;
 mod session;
 mod stall;
+mod storm;
 mod verdict;
 mod wire;
 
@@ -80,6 +81,8 @@ enum Load {
     CrowdPart(crowd::PartArgs),
     /// Some subscribers stop reading: what one of them costs, and whether the others notice.
     Stall(stall::StallArgs),
+    /// All subscribers lose their connections at once and come back: how fast, at what cost, and with all that they missed.
+    Storm(storm::StormArgs),
     /// Echoes beside a broadcast to a crowd, or beside a crowd that comes: whether they notice.
     Disturb(disturb::DisturbArgs),
 }
@@ -161,6 +164,7 @@ impl Load {
             Self::Crowd(args) => crowd::run(args),
             Self::CrowdPart(args) => crowd::run_part(args),
             Self::Stall(args) => stall::run(args),
+            Self::Storm(args) => storm::run(args),
             Self::Disturb(args) => disturb::run(args),
         }
     }
@@ -176,6 +180,7 @@ impl Load {
             Self::Crowd(_) => "crowd",
             Self::CrowdPart(_) => "crowd-part",
             Self::Stall(_) => "stall",
+            Self::Storm(_) => "storm",
             Self::Disturb(_) => "disturb",
         }
     }
@@ -191,6 +196,7 @@ impl Load {
             Self::Crowd(args) => &args.common,
             Self::CrowdPart(args) => &args.common,
             Self::Stall(args) => &args.common,
+            Self::Storm(args) => &args.common,
             Self::Disturb(args) => &args.common,
         }
     }

@@ -18,6 +18,10 @@ use super::wire::{self, Chunks, Opcode, ServerFrame, WireError};
 
 /// How long a poll of the load may wait, in seconds.
 const POLL_WAIT_SECONDS: u32 = 30;
+/// The close code of a server that has too much to do.
+const OVERLOAD: u16 = 1013;
+/// When to come back to a server that turns away and does not say when.
+const COME_BACK_MILLIS: u64 = 1000;
 /// An event or a line that has not ended by then never will.
 const STREAM_UNIT_BYTES_MAX: usize = wire::UNIT_BYTES_MAX;
 
@@ -48,6 +52,10 @@ pub enum Fault {
     /// The request was answered with this status.
     Refused {
         status: u16,
+    },
+    /// Turned away for now: come back after this time.
+    ComeBack {
+        millis: u64,
     },
     /// The upgrade's answer is not the one to our key.
     Accept,
@@ -98,8 +106,8 @@ pub enum Doing {
 }
 
 impl Request {
-    /// The bytes that open connection `index`.
-    pub fn write(&self, out: &mut Vec<u8>, index: usize) {
+    /// The bytes that open connection `index`, of a WebSocket that goes on after the position `since`, where it has one.
+    pub fn write(&self, out: &mut Vec<u8>, index: usize, since: Option<&str>) {
         let number = self.channels.map_or_else(String::new, |count| (index % count).to_string());
         match self.doing {
             Doing::Subscribe(Transport::Sse) => {
@@ -110,9 +118,10 @@ impl Request {
             }
             Doing::Subscribe(Transport::Poll) => self.write_get(out, self.query("?via=poll"), ""),
             Doing::Subscribe(Transport::Ws) | Doing::Echo { .. } => {
+                let since = since.map_or_else(String::new, |since| format!("?since={since}"));
                 out.extend_from_slice(
                     format!(
-                        "GET {}{number} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                        "GET {}{number}{since} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n{}{}\r\n",
                         self.path,
                         self.host,
@@ -232,7 +241,8 @@ impl Session {
 
     /// Opens the connection, which is up: asks for what it is there for.
     pub fn open(&mut self, index: usize, around: &mut Around<'_>) {
-        around.request.write(around.out, index);
+        let since = around.checker.position(&self.ledger);
+        around.request.write(around.out, index, since.as_deref());
         // Where no first answer comes before the first publication, the place is known without it.
         if around.request.doing == Doing::Subscribe(Transport::Poll) {
             self.start_untold(around);
@@ -298,6 +308,10 @@ impl Session {
                 Stage::Echo(Echo { number: self.first, intended: VecDeque::new() })
             }
             (Doing::Subscribe(Transport::Ws) | Doing::Echo { .. }, 101) => return Err(Fault::Accept),
+            (Doing::Subscribe(_), 503) => {
+                let millis = retry_after_millis(&bytes[..head.head_bytes]).unwrap_or(COME_BACK_MILLIS);
+                return Err(Fault::ComeBack { millis });
+            }
             (Doing::Subscribe(_) | Doing::Echo { .. }, status) => return Err(Fault::Refused { status }),
         };
         if !self.ready {
@@ -317,7 +331,10 @@ impl Session {
             Opcode::Pong => {}
             Opcode::Close => {
                 let code = frame.payload.first_chunk::<2>().map_or(0, |code| u16::from_be_bytes(*code));
-                return Err(Fault::Closed { code });
+                return Err(match code {
+                    OVERLOAD => Fault::ComeBack { millis: told_millis(frame.payload).unwrap_or(COME_BACK_MILLIS) },
+                    code => Fault::Closed { code },
+                });
             }
         }
         Ok(Some(frame.bytes))
@@ -415,6 +432,16 @@ impl Session {
         around.request.write_poll(around.out, body.position);
         Ok(Some(end))
     }
+}
+
+/// The delay in a close frame's reason, which ends in `retry in N ms`.
+fn told_millis(close: &[u8]) -> Option<u64> {
+    let reason = std::str::from_utf8(close.get(2..)?).ok()?;
+    reason.rsplit_once("retry in ")?.1.strip_suffix(" ms")?.parse().ok()
+}
+
+fn retry_after_millis(head: &[u8]) -> Option<u64> {
+    Some(wire::header(head, "retry-after")?.parse::<u64>().ok()?.saturating_mul(1000))
 }
 
 /// One event: its data is an item, unless it only sets the position (the first one of a stream does).
@@ -643,11 +670,44 @@ mod tests {
     }
 
     #[test]
+    fn an_overloaded_server_says_when_to_come_back() {
+        for (reason, millis) in [("overload, retry in 2417 ms", 2417), ("overload", 1000), ("retry in a while", 1000)] {
+            let (request, mut checker, mut echoes) =
+                (request(Doing::Subscribe(Transport::Ws)), Checker::new("news", BYTES), Echoes::new());
+            let mut around = Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 1, out: &mut Vec::new() };
+            let close = [&[0x88, 2 + reason.len() as u8, 0x03, 0xf5], reason.as_bytes()].concat();
+            let read = Session::new(0, Ledger::default()).read(&[UPGRADED.as_bytes(), &close].concat(), &mut around);
+            assert_eq!(read, Err(Fault::ComeBack { millis }), "{reason}");
+        }
+    }
+
+    #[test]
+    fn who_comes_back_says_where_it_was() {
+        let (request, mut checker, mut echoes) =
+            (request(Doing::Subscribe(Transport::Ws)), Checker::new("news", BYTES), Echoes::new());
+        let mut ledger = Ledger::default();
+        checker.item(&mut ledger, br#"{"subscribed":{"channel":"news","position":"E:7","recovered":true}}"#, 0);
+        checker.returns(&mut ledger);
+        let mut out = Vec::new();
+        let mut around = Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 1, out: &mut out };
+        let mut session = Session::new(0, ledger);
+        session.open(0, &mut around);
+        session.read(UPGRADED.as_bytes(), &mut around).expect("an upgrade");
+        assert!(!session.is_ready(), "not before it is told");
+        let hello = text_frame(br#"{"subscribed":{"channel":"news","position":"E:7","recovered":true}}"#);
+        session.read(&hello, &mut around).expect("a hello");
+        assert!(session.is_ready());
+        assert!(out.starts_with(b"GET /channels/news?since=E:7 HTTP/1.1\r\n"));
+    }
+
+    #[test]
     fn a_refusal_is_a_fault() {
         let (request, mut checker, mut echoes) =
             (request(Doing::Subscribe(Transport::Ws)), Checker::new("news", BYTES), Echoes::new());
         for (wire, fault) in [
             ("HTTP/1.1 403 Forbidden\r\n\r\n", Fault::Refused { status: 403 }),
+            ("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\n\r\n", Fault::ComeBack { millis: 3000 }),
+            ("HTTP/1.1 503 Service Unavailable\r\n\r\n", Fault::ComeBack { millis: 1000 }),
             ("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: no\r\n\r\n", Fault::Accept),
         ] {
             let mut around = Around { request: &request, checker: &mut checker, echoes: &mut echoes, now: 1, out: &mut Vec::new() };

@@ -2,19 +2,23 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use clap::Parser;
 use serde_json::Value;
 use tungstenite::handshake::server::{Request as Upgrade, Response as UpgradeAnswer};
+use tungstenite::protocol::frame::CloseFrame;
 use tungstenite::protocol::frame::Frame;
-use tungstenite::protocol::frame::coding::{Data, OpCode};
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::{Message, WebSocket};
 
 use super::*;
 
 const SUBSCRIBERS: usize = 3;
+/// A server that waits for longer than this never gets it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Parser)]
 struct Line {
@@ -342,6 +346,154 @@ fn each_channel_is_checked_for_itself() {
         let expected = [2, 14 - lost, lost, corrupt];
         assert_eq!((got, sound), (expected.map(Some), corrupt == 0), "{astray:?}: {report}");
     }
+}
+
+/// What a server does wrong to one of the subscribers that come back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Comeback {
+    Right,
+    /// It goes on after the first publication that was missed.
+    Lose,
+    /// It gets again what it had last.
+    Repeat,
+    /// It is told that it is new here.
+    Anew,
+    /// It is closed for good.
+    Close,
+}
+
+/// A channel with history, whose server turns each subscriber away once, before and during the storm, in one way or the other.
+struct Harbour {
+    comeback: Comeback,
+    history: Vec<String>,
+    subscribers: Vec<WebSocket<TcpStream>>,
+    attempts: usize,
+    returned: usize,
+}
+
+impl Harbour {
+    const CLIENTS: usize = 4;
+
+    fn item(&self, offset: usize) -> String {
+        format!("{{\"channel\":\"bench\",\"position\":\"E:{offset}\",\"data\":{}}}", self.history[offset - 1])
+    }
+
+    fn publish(&mut self, payload: String) -> usize {
+        self.history.push(payload);
+        let item = self.item(self.history.len());
+        // Those of before the storm have gone.
+        self.subscribers.retain_mut(|socket| socket.send(Message::text(item.clone())).is_ok());
+        self.history.len()
+    }
+
+    /// The first time that a client comes it is refused.
+    fn come(&mut self, mut stream: TcpStream, since: Option<usize>) {
+        let turn = self.attempts % (2 * Self::CLIENTS);
+        self.attempts += 1;
+        if turn < Self::CLIENTS && turn.is_multiple_of(2) {
+            _ = stream.read(&mut [0; 4096]);
+            stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 0\r\n\r\n").expect("a client");
+            return;
+        }
+        let mut socket = tungstenite::accept(stream).expect("an upgrade");
+        if turn < Self::CLIENTS {
+            let frame = CloseFrame { code: CloseCode::Again, reason: "overload, retry in 7 ms".into() };
+            _ = socket.close(Some(frame)).and_then(|()| socket.flush());
+            return;
+        }
+        self.welcome(&mut socket, since);
+        self.subscribers.push(socket);
+    }
+
+    fn welcome(&mut self, socket: &mut WebSocket<TcpStream>, since: Option<usize>) {
+        self.returned += usize::from(since.is_some());
+        let comeback = if since.is_some() && self.returned == 2 { self.comeback } else { Comeback::Right };
+        let top = self.history.len();
+        let (hello_offset, first) = match (since, comeback) {
+            (None, _) | (_, Comeback::Anew) => (top, top + 1),
+            (Some(since), Comeback::Lose) => (since, since + 2),
+            (Some(since), Comeback::Repeat) => (since, since),
+            (Some(since), Comeback::Right | Comeback::Close) => (since, since + 1),
+        };
+        if comeback == Comeback::Close {
+            _ = socket.close(None);
+        } else {
+            socket.send(Message::text(hello(hello_offset as u64))).expect("a client");
+            (first..=top).for_each(|offset| socket.send(Message::text(self.item(offset))).expect("a client"));
+        }
+    }
+}
+
+/// Serves until the publisher has gone.
+fn harbour(comeback: Comeback) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let server = thread::spawn(move || {
+        let harbour = Harbour { comeback, history: Vec::new(), subscribers: Vec::new(), attempts: 0, returned: 0 };
+        let (harbour, published) = (Mutex::new(harbour), Condvar::new());
+        thread::scope(|scope| {
+            for stream in listener.incoming() {
+                let stream = stream.expect("a connection");
+                let mut head = [0; 4096];
+                let length = stream.peek(&mut head).unwrap_or(0);
+                let head = String::from_utf8_lossy(&head[..length]).into_owned();
+                if head.is_empty() {
+                    // The publisher's thread says that it is over.
+                    return;
+                }
+                if head.starts_with("POST") {
+                    scope.spawn(|| serve_publisher(stream, &harbour, &published, address));
+                    continue;
+                }
+                let since = head.split_once("since=E:").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+                // Whoever comes back has missed something.
+                let guard = harbour.lock().expect("no panic");
+                let is_up_to_date = |harbour: &mut Harbour| since == Some(harbour.history.len());
+                let (mut guard, _) = published.wait_timeout_while(guard, PATIENCE, is_up_to_date).expect("no panic");
+                guard.come(stream, since);
+            }
+        });
+    });
+    (address, server)
+}
+
+fn serve_publisher(mut stream: TcpStream, harbour: &Mutex<Harbour>, published: &Condvar, address: SocketAddr) {
+    let mut received = Vec::new();
+    while let Some((_, payload)) = publication(&mut stream, &mut received) {
+        let offset = harbour.lock().expect("no panic").publish(payload);
+        published.notify_all();
+        _ = stream.write_all(reply("bench", &format!("E:{offset}")).as_bytes());
+    }
+    TcpStream::connect(address).expect("still listening");
+}
+
+#[track_caller]
+fn check_storm(comeback: Comeback, lost: bool, faults: [u64; 3]) {
+    let (address, server) = harbour(comeback);
+    let (report, sound) = load("storm --connections 4 --rate 20 --payload 64 --channel bench --api-key k", address);
+    server.join().expect("no panic");
+    let got = ["repeated", "corrupt", "closed_by_server"].map(|name| report[name].as_u64());
+    assert_eq!(got, faults.map(Some), "{comeback:?}: {report}");
+    assert_eq!((report["lost"].as_u64() > Some(0), sound), (lost, comeback == Comeback::Right), "{comeback:?}: {report}");
+    if sound {
+        let got = ["reconnected", "refused"].map(|name| report[name].as_u64());
+        assert_eq!((got, report["recovered_deliveries"].as_u64() > Some(0)), ([Some(4), Some(4)], true), "{report}");
+    }
+}
+
+#[test]
+fn all_who_come_back_get_what_they_missed() {
+    thread::scope(|scope| {
+        for (comeback, lost, faults) in [
+            (Comeback::Right, false, [0, 0, 0]),
+            (Comeback::Lose, true, [0, 0, 0]),
+            (Comeback::Repeat, false, [1, 0, 0]),
+            (Comeback::Anew, true, [0, 1, 0]),
+            (Comeback::Close, true, [0, 0, 1]),
+        ] {
+            scope.spawn(move || check_storm(comeback, lost, faults));
+        }
+    });
 }
 
 /// Echoes on four connections, and changes the hundredth message of each where it `lies`.

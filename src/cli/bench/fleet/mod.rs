@@ -4,6 +4,7 @@
 //! connection.
 
 mod opening;
+mod returning;
 
 use std::collections::{HashSet, VecDeque};
 use std::net::{SocketAddr, TcpStream};
@@ -21,6 +22,7 @@ use crate::cli::bench::progress::{Progress, Stall};
 use crate::cli::bench::publisher::Publisher;
 use crate::cli::bench::session::{Around, Echoes, Fault, Request, Session};
 use crate::cli::bench::wire::UNIT_BYTES_MAX;
+use returning::Returns;
 
 /// Few, so that a due publication waits for at most this many receives.
 const EVENTS_MAX: usize = 256;
@@ -93,6 +95,7 @@ pub struct Fleet {
     /// What the connections had received that the server closed during the load.
     departed: Vec<Ledger>,
     fault: Option<Fault>,
+    pub returns: Returns,
     ends_at: u64,
     bounds: Bounds,
     pub progress: Progress,
@@ -120,6 +123,7 @@ impl Fleet {
             publisher_blocked: false,
             departed: Vec::new(),
             fault: None,
+            returns: Returns::new(),
             ends_at: bounds.time_max_seconds.saturating_mul(1_000_000_000),
             bounds,
             progress: Progress::new(),
@@ -340,9 +344,14 @@ impl Fleet {
             self.opening -= 1;
             self.ready.push_back(index);
             self.connect_latency.saturating_record(now - connection.opened);
+            self.returns.came(now);
         }
         match result {
             Ok(value) => Some(value),
+            Err(Fault::ComeBack { millis }) if self.returns.is_obeyed() && !was_ready => {
+                self.turned_away(index, millis, now);
+                None
+            }
             Err(fault) => {
                 self.fault = Some(fault);
                 self.depart(index);

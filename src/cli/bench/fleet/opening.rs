@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::{Connection, Fleet};
+use crate::cli::bench::checker::Ledger;
 use crate::cli::bench::error::BenchError;
 use crate::cli::bench::pace::Pace;
 use crate::cli::bench::progress::Stall;
@@ -80,16 +81,21 @@ impl Fleet {
     }
 
     fn open_one(&mut self, intended: u64) -> Result<(), BenchError> {
-        let socket = self.connecting_socket().map_err(|error| BenchError::Connect(error.into()))?;
         let index = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
             self.connections.len() - 1
         });
+        self.open_at(index, self.checker.ledger(index), intended)
+    }
+
+    /// Opens connection `index`, which is not open, of a subscriber who is where the ledger says.
+    pub(super) fn open_at(&mut self, index: usize, ledger: Ledger, intended: u64) -> Result<(), BenchError> {
+        let socket = self.connecting_socket().map_err(|error| BenchError::Connect(error.into()))?;
         let interest = epoll::EventFlags::IN | epoll::EventFlags::OUT;
         epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(index as u64), interest)?;
         self.connections[index] = Some(Connection {
             socket,
-            session: Session::new(index, self.checker.ledger(index)),
+            session: Session::new(index, ledger),
             carry: Vec::new(),
             outbox: Vec::new(),
             opened: intended,
