@@ -62,7 +62,7 @@ pub trait Shell {
     fn poll_timeout(&self) -> Option<Nanos>;
 
     /// Gives back what the turn has used up, and prepares what the next one goes on with.
-    fn end_turn(&mut self);
+    fn end_turn(&mut self, now: Now);
 
     /// Wakes a worker that sleeps, or the control thread.
     fn wake(&mut self, to: ShardId, bells: &Bells);

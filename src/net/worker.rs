@@ -164,7 +164,7 @@ impl<S: Shell> Worker<S> {
         self.flush(now);
         self.hand_over(now);
         self.send_mail();
-        self.shell.end_turn();
+        self.shell.end_turn(now);
         self.tell_work(now);
         self.note_turn(now);
         Ok(())

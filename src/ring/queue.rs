@@ -32,7 +32,7 @@ const POLL_IN: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
 /// Enters in a row that may consume nothing before a waiting loop gets its turn.
 const STUCK_ENTERS_MAX: u32 = 8;
 /// Enters per turn beside the first one, for work that the kernel has put off.
-const DEFERRED_ENTERS_MAX: u32 = 16;
+const DEFERRED_ENTERS_MAX: u32 = 64;
 
 /// What happened to an operation.
 #[derive(Debug)]

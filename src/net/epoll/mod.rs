@@ -302,7 +302,7 @@ impl Shell for Sockets {
         self.deadlines.next()
     }
 
-    fn end_turn(&mut self) {
+    fn end_turn(&mut self, _: Now) {
         self.later.extend(self.caught_up.drain(..).map(Todo::Read));
         std::mem::swap(&mut self.caught_up, &mut self.behind);
     }

@@ -42,7 +42,7 @@ impl Bench {
         let events = self.sockets.events.len();
         self.sockets.report(&mut self.shard, self.now);
         while self.sockets.apply_next(&self.bells, &mut self.shard, self.now) {}
-        self.sockets.end_turn();
+        self.sockets.end_turn(self.now);
         events
     }
 

@@ -244,8 +244,7 @@ impl Sockets {
         let Some(listener) = self.listeners.get(usize::from(cell.listener)) else { return };
         let (listener, peer) = (listener.id, SocketAddr::new(address.ip().to_canonical(), address.port()));
         shard.handle(Input::Accepted { conn, listener, peer }, now);
-        self.arm_receive(conn);
-        self.note_activity(conn, now);
+        self.expect(conn, now);
     }
 
     // ---- handing over ----
@@ -344,6 +343,7 @@ impl Sockets {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
+        self.welcome(usize::MAX, now);
         self.stop_accepting(|listener| !listener.stays_in_drain() && listener.state != Accepting::Closed);
         for index in 0..self.listeners.len() {
             let listener = &self.listeners[index];

@@ -56,6 +56,10 @@ impl Flags {
     pub const UPSTREAM: Self = Self::only(10);
     /// The poll of a parked connection is being cancelled.
     pub const UNPARKING: Self = Self::only(11);
+    /// Nothing has been read of it yet.
+    pub const NEW: Self = Self::only(12);
+    /// New, and in the line of those that have something to say.
+    pub const IN_LINE: Self = Self::only(13);
 }
 
 /// What the shell keeps per slot.

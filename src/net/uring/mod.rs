@@ -64,6 +64,8 @@ pub struct Sockets {
     /// Receives that found no buffer.
     starved: VecDeque<ConnId>,
     following: Following,
+    /// New connections that have something to say.
+    line: VecDeque<ConnId>,
     /// Sends made by connections that had stalled.
     proving: Vec<ConnId>,
     discarded: Discarded,
@@ -95,6 +97,7 @@ impl Sockets {
             upstreams: 0,
             starved: VecDeque::new(),
             following: Following::default(),
+            line: VecDeque::new(),
             proving: Vec::new(),
             discarded: Discarded::default(),
             adopting: HashMap::new(),
@@ -253,6 +256,7 @@ impl Shell for Sockets {
         self.ring.has_completions()
             || self.ring.has_undecided_sends()
             || self.following.is_due()
+            || !self.line.is_empty()
             || (!self.starved.is_empty() && self.ring.buffers_free() > 0)
     }
 
@@ -294,9 +298,10 @@ impl Shell for Sockets {
         self.deadlines.next()
     }
 
-    fn end_turn(&mut self) {
+    fn end_turn(&mut self, now: Now) {
         self.ring.publish_buffers();
         self.follow_up();
+        self.welcome_some(now);
         self.feed_starved();
     }
 

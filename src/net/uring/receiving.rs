@@ -6,6 +6,10 @@
 //!       ▲                                                     │
 //!       └───────── readable twice between two sweeps ─────────┘
 //! ```
+//! A new connection begins as a quiet one, and stands in line with what it has to say: a turn reads the first words of a few only.
+//! A handshake costs twenty times what a message does, and when thousands come at once, whoever is here already would wait behind
+//! them all.
+//!
 //! What we connect to ourselves sends much at a time and is to be stopped at once when its reader is behind: it gets one receive
 //! after another, each with a large buffer.
 //!
@@ -26,6 +30,8 @@ const SWEEP_STEPS: u32 = 20;
 const SWEEP_CANCELS_MAX: u32 = 64;
 /// How soon a step that was cut short goes on.
 const SWEEP_PAUSE: Duration = Duration::from_millis(1);
+/// New connections whose first words are read per turn: about half a millisecond's worth of handshakes.
+const WELCOMES_MAX: usize = 64;
 /// What an end of the peer's side looks like to poll.
 const HANG_UP: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
 
@@ -141,6 +147,55 @@ impl Sockets {
         }
     }
 
+    // ---- new connections ----
+
+    /// Waits for the first word of a connection, which is parked until then: most say nothing but who they are.
+    /// In a drain nobody stands in line: who has not been read when the shard begins with it is taken to have nothing to say.
+    pub(super) fn expect(&mut self, conn: ConnId, now: Now) {
+        if self.draining {
+            self.arm_receive(conn);
+            return self.note_activity(conn, now);
+        }
+        if let Some(cell) = self.cells.of(conn) {
+            cell.flags.set(Flags::NEW);
+        }
+        self.park(conn);
+    }
+
+    /// Reads the first words of so many that have something to say. To be called at the end of each turn.
+    pub fn welcome_some(&mut self, now: Now) {
+        self.welcome(WELCOMES_MAX, now);
+    }
+
+    pub(super) fn welcome(&mut self, most: usize, now: Now) {
+        for _ in 0..most {
+            let Some(conn) = self.line.pop_front() else { return };
+            let Some(cell) = self.cells.of(conn) else { continue };
+            cell.flags.clear(Flags::NEW | Flags::IN_LINE);
+            if cell.stage == Stage::Open {
+                self.note_activity(conn, now);
+                self.read_once(conn);
+            } else {
+                self.unpark(conn);
+            }
+        }
+    }
+
+    /// A new connection has something to say; whether it must stand in line for that.
+    fn stands_in_line(&mut self, conn: ConnId) -> bool {
+        if self.draining {
+            return false;
+        }
+        let Some(cell) = self.in_stage(conn, Stage::Open).filter(|cell| cell.flags.has(Flags::NEW)) else { return false };
+        if cell.flags.has(Flags::IN_LINE) {
+            cell.flags.set(Flags::AGAIN);
+        } else {
+            cell.flags.set(Flags::IN_LINE);
+            self.line.push_back(conn);
+        }
+        true
+    }
+
     // ---- parked connections ----
 
     fn park(&mut self, conn: ConnId) {
@@ -158,9 +213,10 @@ impl Sockets {
             // A poll that ended by itself (or by promotion) is followed by a receive; one that is armed stays.
             return self.arm_receive(conn);
         }
-        if cell.flags.has(Flags::RECEIVING | Flags::STARVED | Flags::PAUSED | Flags::EOF) {
+        if cell.flags.has(Flags::RECEIVING | Flags::STARVED | Flags::PAUSED | Flags::EOF) || self.stands_in_line(conn) {
             return;
         }
+        let Some(cell) = self.cells.of(conn) else { return };
         if cell.flags.has(Flags::ACTIVE) || cell.stage != Stage::Open {
             return self.unpark(conn);
         }
