@@ -202,6 +202,41 @@ fn a_state_channel_tells_its_latest_value() {
 }
 
 #[test]
+fn a_slow_reader_keeps_what_nothing_of_its_key_replaced() {
+    if skip::without("uring") {
+        return;
+    }
+    let server = Server::start(&[("RINGMAIN_NAMESPACES__PRICES__SLOW_CONSUMER", "conflate")]);
+    let mut slow = Client::connect_narrow(server.address);
+    slow.send("GET /channels/prices:all?via=stream HTTP/1.0\r\nHost: h\r\n\r\n");
+    slow.read_until("\"subscribed\"");
+    let dropped = || server.metric_sum("ringmain_publications_dropped_total{policy=\"conflate\"}");
+    let fill = || {
+        let body = format!(r#"{{"channel":"prices:all","data":"{}","key":"often"}}"#, "x".repeat(30_000));
+        assert!(server.post("/api/publish", "", &body).json()["result"]["offset"].is_u64());
+    };
+    crate::support::wait_for("a full queue", || {
+        fill();
+        (dropped() > 0.0).then_some(())
+    });
+    for (target, body) in [
+        ("/channels/prices:all?key=a", "by the door"),
+        ("/api/publish", r#"{"channel":"prices:all","data":"by publish","key":"b"}"#),
+        ("/api/broadcast", r#"{"channels":["prices:all"],"data":"by broadcast","key":"c"}"#),
+    ] {
+        assert_eq!(server.post(target, "", body).status, 200);
+    }
+    let before = dropped();
+    (0..10).for_each(|_| fill());
+    assert!(dropped() >= before + 8.0, "the queue is full all the while");
+    server.publish("prices:all", "the end");
+    let told = slow.read_until("the end");
+    for kept in ["by the door", "by publish", "by broadcast", "\"gap\""] {
+        assert!(told.contains(kept), "{kept} was dropped");
+    }
+}
+
+#[test]
 fn a_poll_waits_as_long_as_it_was_asked_to() {
     if skip::without("uring") {
         return;

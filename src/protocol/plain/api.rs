@@ -21,7 +21,8 @@ const BROADCAST_BYTES_MAX: usize = 64 << 20;
 const VERSION_EPOCH_BYTES_MAX: usize = 255;
 
 /// The fields of both calls. A field that is null counts as left out, as other servers of this API have it; unknown fields are
-/// ignored, and so is `delta`: every publication is sent whole.
+/// ignored, and so is `delta`: every publication is sent whole. `key` is ours: elsewhere in this API it names the same, what a newer
+/// publication replaces.
 #[derive(Deserialize)]
 struct Request<'a> {
     channel: Option<String>,
@@ -32,6 +33,7 @@ struct Request<'a> {
     b64data: Option<String>,
     skip_history: Option<bool>,
     tags: Option<BTreeMap<String, String>>,
+    key: Option<String>,
     idempotency_key: Option<String>,
     version: Option<u64>,
     version_epoch: Option<String>,
@@ -126,6 +128,7 @@ fn parse(body: &[u8]) -> Result<Request<'_>, ApiError> {
 struct Template {
     payload: Payload,
     tags: Vec<(Box<str>, Box<str>)>,
+    key: Option<Box<str>>,
     idempotency_key: Option<Box<str>>,
     version: Option<Box<Version>>,
     store: bool,
@@ -136,6 +139,7 @@ impl Template {
         let channel = ChannelName::parse(channel).map_err(|_| ErrorCode::BadRequest)?;
         Ok(Draft {
             tags: self.tags.clone(),
+            key: self.key.clone(),
             idempotency_key: self.idempotency_key.clone(),
             version: self.version.clone(),
             store: self.store,
@@ -152,11 +156,13 @@ impl Request<'_> {
             return Err(bad);
         }
         let number = self.version.filter(|number| *number > 0);
+        let key = self.key.as_deref().filter(|key| !key.is_empty()).map(publish::check_key);
         let idempotency_key = self.idempotency_key.as_deref().filter(|key| !key.is_empty()).map(publish::idempotency_key);
         let tags = self.tags.iter().flatten().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
         Ok(Template {
             payload: self.payload()?,
             tags,
+            key: key.transpose().map_err(|_| bad)?,
             idempotency_key: idempotency_key.transpose().map_err(|_| bad)?,
             version: number.map(|number| Box::new(Version { number, epoch: epoch.into() })),
             store: !self.skip_history.unwrap_or_default(),
@@ -250,9 +256,23 @@ mod tests {
     }
 
     #[test]
+    fn a_key_for_conflation_is_every_channels_and_may_be_left_out() {
+        let key = |key: &str| {
+            let body = format!(r#"{{"channel":"a","channels":["a"],"data":1,"key":{key}}}"#);
+            let draft = publish_request(body.as_bytes())?;
+            assert_eq!(broadcast_request(body.as_bytes())?[0].as_ref(), Ok(&draft));
+            Ok(draft.key.map(String::from))
+        };
+        assert_eq!(key(r#""EUR/USD""#), Ok(Some("EUR/USD".to_owned())));
+        assert_eq!((key("null"), key(r#""""#)), (Ok(None), Ok(None)), "an empty text is a field left out");
+        assert_eq!(key("1"), Err(ApiError::Body));
+        assert_eq!(key(&format!("{:?}", "k".repeat(256))), Err(ApiError::Request(ErrorCode::BadRequest)));
+    }
+
+    #[test]
     fn null_is_a_field_left_out_but_a_payload_as_data() {
         let body =
-            br#"{"channel":"a","channels":null,"data":null,"b64data":null,"skip_history":null,"tags":null,"idempotency_key":null}"#;
+            br#"{"channel":"a","channels":null,"data":null,"b64data":null,"skip_history":null,"tags":null,"key":null,"idempotency_key":null}"#;
         let draft = publish_request(body).unwrap();
         assert_eq!((&*draft.payload.bytes, draft.tags.len(), draft.store), (b"null".as_slice(), 0, true));
     }
