@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
-use super::table::Stage;
+use super::table::{Flags, Stage};
 use super::{Sockets, Todo};
 use crate::base::{Nanos, Now, ShardId};
 use crate::net::deadlines::Due;
@@ -164,6 +164,9 @@ impl Sockets {
         if let Err(error) = self.register(conn) {
             tracing::warn!(%error, "a connection cannot be watched, and is closed");
             return self.release(conn);
+        }
+        if let Some(cell) = self.table.of(conn) {
+            cell.flags.set(Flags::NEW);
         }
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         shard.handle(Input::Accepted { conn, listener, peer }, now);

@@ -32,6 +32,7 @@ pub use self::accepting::Listener;
 use self::sending::Outgoing;
 use self::table::{Flags, Stage, Table};
 use super::deadlines::{Deadlines, Due, EXPIRED_MAX};
+use super::line::Line;
 use super::lingering::Discarded;
 use super::loads::Loads;
 use super::shell::{Handed, Shell, ShellError, Times};
@@ -83,6 +84,7 @@ pub struct Sockets {
     todo: VecDeque<Todo>,
     /// For the next one.
     later: Vec<Todo>,
+    line: Line,
     /// Upstreams with more to read, read from in this turn: what was passed on leaves with the next enter.
     behind: Vec<ConnId>,
     /// Those of the turn before: by the end of this one the shard knows what the kernel did not take.
@@ -118,6 +120,7 @@ impl Sockets {
             event_next: 0,
             todo: VecDeque::new(),
             later: Vec::new(),
+            line: Line::default(),
             behind: Vec::new(),
             caught_up: Vec::new(),
             facts: LoopFacts::default(),
@@ -189,7 +192,7 @@ impl Sockets {
         } else if writable && !cell.flags.has(Flags::RESTING) {
             self.write_again(conn, shard, now);
         }
-        if self.table.of(conn).is_some_and(|cell| !cell.flags.has(Flags::QUEUED)) {
+        if self.table.of(conn).is_some_and(|cell| !cell.flags.has(Flags::QUEUED)) && !self.stands_in_line(conn) {
             self.read(conn, shard, now);
         }
     }
@@ -263,6 +266,7 @@ impl Shell for Sockets {
             || !self.later.is_empty()
             || !self.caught_up.is_empty()
             || !self.unmade.is_empty()
+            || !self.line.is_empty()
     }
 
     /// They are decided by the call that makes them.
@@ -303,6 +307,7 @@ impl Shell for Sockets {
     }
 
     fn end_turn(&mut self, _: Now) {
+        self.later.extend(self.line.next().map(Todo::Read));
         self.later.extend(self.caught_up.drain(..).map(Todo::Read));
         std::mem::swap(&mut self.caught_up, &mut self.behind);
     }
@@ -328,6 +333,7 @@ impl Shell for Sockets {
     }
 
     fn start_drain(&mut self, _: Now) {
+        self.later.extend(self.line.all().map(Todo::Read));
         self.place.loads.retire(self.place.me);
         self.empty_listeners();
     }

@@ -39,6 +39,8 @@ impl Flags {
     pub const QUEUED: Self = Self::only(5);
     /// Made by us to an upstream.
     pub const UPSTREAM: Self = Self::only(6);
+    /// Nothing has been read of it yet.
+    pub const NEW: Self = Self::only(7);
 }
 
 /// What is kept per slot.

@@ -343,7 +343,7 @@ impl Sockets {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        self.welcome(usize::MAX, now);
+        self.welcome_all(now);
         self.stop_accepting(|listener| !listener.stays_in_drain() && listener.state != Accepting::Closed);
         for index in 0..self.listeners.len() {
             let listener = &self.listeners[index];

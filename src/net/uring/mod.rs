@@ -32,6 +32,7 @@ use self::connecting::Attempt;
 use self::receiving::{Following, Sweep};
 use super::deadlines::{Deadlines, Due, EXPIRED_MAX};
 use super::errno::gone_cause;
+use super::line::Line;
 use super::lingering::Discarded;
 use super::loads::Loads;
 use super::shell::{Handed, Shell, ShellError, Times};
@@ -64,8 +65,7 @@ pub struct Sockets {
     /// Receives that found no buffer.
     starved: VecDeque<ConnId>,
     following: Following,
-    /// New connections that have something to say.
-    line: VecDeque<ConnId>,
+    line: Line,
     /// Sends made by connections that had stalled.
     proving: Vec<ConnId>,
     discarded: Discarded,
@@ -97,7 +97,7 @@ impl Sockets {
             upstreams: 0,
             starved: VecDeque::new(),
             following: Following::default(),
-            line: VecDeque::new(),
+            line: Line::default(),
             proving: Vec::new(),
             discarded: Discarded::default(),
             adopting: HashMap::new(),
@@ -301,7 +301,7 @@ impl Shell for Sockets {
     fn end_turn(&mut self, now: Now) {
         self.ring.publish_buffers();
         self.follow_up();
-        self.welcome_some(now);
+        self.welcome_next(now);
         self.feed_starved();
     }
 

@@ -6,9 +6,7 @@
 //!       ▲                                                     │
 //!       └───────── readable twice between two sweeps ─────────┘
 //! ```
-//! A new connection begins as a quiet one, and stands in line with what it has to say: a turn reads the first words of a few only.
-//! A handshake costs twenty times what a message does, and when thousands come at once, whoever is here already would wait behind
-//! them all.
+//! A new connection begins as a quiet one, and stands in [line](crate::net::line) with the first that it has to say.
 //!
 //! What we connect to ourselves sends much at a time and is to be stopped at once when its reader is behind: it gets one receive
 //! after another, each with a large buffer.
@@ -30,8 +28,6 @@ const SWEEP_STEPS: u32 = 20;
 const SWEEP_CANCELS_MAX: u32 = 64;
 /// How soon a step that was cut short goes on.
 const SWEEP_PAUSE: Duration = Duration::from_millis(1);
-/// New connections whose first words are read per turn: about half a millisecond's worth of handshakes.
-const WELCOMES_MAX: usize = 64;
 /// What an end of the peer's side looks like to poll.
 const HANG_UP: i32 = (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) as i32;
 
@@ -163,21 +159,25 @@ impl Sockets {
     }
 
     /// Reads the first words of so many that have something to say. To be called at the end of each turn.
-    pub fn welcome_some(&mut self, now: Now) {
-        self.welcome(WELCOMES_MAX, now);
+    pub fn welcome_next(&mut self, now: Now) {
+        let mut line = std::mem::take(&mut self.line);
+        line.next().for_each(|conn| self.welcome(conn, now));
+        self.line = line;
     }
 
-    pub(super) fn welcome(&mut self, most: usize, now: Now) {
-        for _ in 0..most {
-            let Some(conn) = self.line.pop_front() else { return };
-            let Some(cell) = self.cells.of(conn) else { continue };
-            cell.flags.clear(Flags::NEW | Flags::IN_LINE);
-            if cell.stage == Stage::Open {
-                self.note_activity(conn, now);
-                self.read_once(conn);
-            } else {
-                self.unpark(conn);
-            }
+    /// Reads the first words of all that have something to say.
+    pub(super) fn welcome_all(&mut self, now: Now) {
+        std::mem::take(&mut self.line).all().for_each(|conn| self.welcome(conn, now));
+    }
+
+    fn welcome(&mut self, conn: ConnId, now: Now) {
+        let Some(cell) = self.cells.of(conn) else { return };
+        cell.flags.clear(Flags::NEW | Flags::IN_LINE);
+        if cell.stage == Stage::Open {
+            self.note_activity(conn, now);
+            self.read_once(conn);
+        } else {
+            self.unpark(conn);
         }
     }
 
@@ -191,7 +191,7 @@ impl Sockets {
             cell.flags.set(Flags::AGAIN);
         } else {
             cell.flags.set(Flags::IN_LINE);
-            self.line.push_back(conn);
+            self.line.join(conn);
         }
         true
     }
