@@ -67,6 +67,8 @@ enum Measure {
     Against(Contender, &'static str),
     /// The first one's median, as a part of the second's.
     Between(Contender, Contender, &'static str),
+    /// The median of one figure, as a part of another's.
+    Quotient(&'static str, &'static str),
 }
 
 const fn bar(
@@ -80,10 +82,10 @@ const fn bar(
 
 use Contender::{Deflate, Epoll, Monoio, Nchan, Ringmain, Uring, Write};
 use Limit::{AtLeast, AtMost};
-use Measure::{Against, Between, Median, Worst};
+use Measure::{Against, Between, Median, Quotient, Worst};
 
 /// All bars, each with the group that it is about.
-const BARS: [(&str, &str, Measure, Limit); 19] = [
+const BARS: [(&str, &str, Measure, Limit); 24] = [
     bar("fan-out 1 × 5,000, CPU against bare io_uring", plan::FAN_OUT, Against(Uring, CPU), AtMost(1.10)),
     bar("fan-out 1 × 5,000, core-busy against nchan", plan::FAN_OUT, Against(Nchan, CORE), AtMost(0.65)),
     bar("fan-out 1 × 5,000 on epoll, CPU against bare write()", plan::FAN_OUT, Between(Epoll, Write, CPU), AtMost(1.10)),
@@ -95,6 +97,11 @@ const BARS: [(&str, &str, Measure, Limit); 19] = [
     bar("stream, deliveries a second from one worker", plan::STREAM, Median("deliveries_per_second"), AtLeast(500_000.0)),
     bar("stream, p99 in µs", plan::STREAM, Median("p99_us"), AtMost(20_000.0)),
     bar("echo, CPU against monoio", plan::ECHO, Against(Monoio, CPU), AtMost(1.0)),
+    bar("small channels at 30 % load, p99.9 against p50", plan::CHANNELS, Quotient("p999_us", "p50_us"), AtMost(10.0)),
+    bar("small channels at 30 % load, p99.9 against epoll", plan::CHANNELS, Between(Ringmain, Epoll, "p999_us"), AtMost(1.0)),
+    bar("echo beside a broadcast to 19,000, p99 in µs", plan::BESIDE_BROADCAST, Median("p99_us"), AtMost(5_000.0)),
+    bar("echo beside 15,000 that come, p99.9 against without", plan::BESIDE_STORM, Median("p999_ratio"), AtMost(3.0)),
+    bar("the same, connections that found the listener's queue full", plan::BESIDE_STORM, Worst("listen_overflows"), AtMost(0.0)),
     bar("stalled reader, kernel queue and memory of its own, B", plan::STALL, Worst("bytes_per_stalled"), AtMost(65_536.0)),
     bar("stalled reader with 4 KiB payloads, B", plan::STALL_LARGE, Worst("bytes_per_stalled"), AtMost(65_536.0)),
     bar("1 % stalled, the others' p99.9 against without", plan::STALL, Worst("p999_ratio"), AtMost(1.10)),
@@ -146,6 +153,7 @@ impl Results {
                 Worst(name) => ringmain.spread(name).max,
                 Against(other, name) => median(Ringmain, name) / median(other, name),
                 Between(one, other, name) => median(one, name) / median(other, name),
+                Quotient(name, by) => median(Ringmain, name) / median(Ringmain, by),
             };
             Some(Bar { what, limit, got })
         });

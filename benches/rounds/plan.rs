@@ -36,6 +36,11 @@ pub const IDLE_OWN: &str = "idle 19,000 on 19,000 channels";
 
 /// Groups whose figures are memory.
 pub const IDLES: [&str; 3] = [IDLE, IDLE_PINGED, IDLE_OWN];
+pub const BESIDE_BROADCAST: &str = "echo beside a broadcast to 19,000";
+pub const BESIDE_STORM: &str = "echo beside 15,000 that come";
+
+/// Groups of echoes beside something large.
+pub const BESIDES: [&str; 2] = [BESIDE_BROADCAST, BESIDE_STORM];
 /// Groups with readers that stop.
 pub const STALLS: [&str; 2] = [STALL, STALL_LARGE];
 
@@ -79,7 +84,7 @@ pub const PLAN: &[Group] = &[
         contenders: &[Ringmain, Nchan],
         rounds: 3,
     },
-    Group { name: CHANNELS, load: &["channels", "--publications", "20000"], contenders: &[Ringmain, Nchan], rounds: 3 },
+    Group { name: CHANNELS, load: &["channels", "--publications", "20000"], contenders: &[Ringmain, Epoll, Nchan], rounds: 3 },
     Group {
         name: EVENTS,
         load: &["fan-out", "--transport", "sse", OF_A_THOUSAND[0], OF_A_THOUSAND[1], OF_A_THOUSAND[2], OF_A_THOUSAND[3]],
@@ -107,6 +112,8 @@ pub const PLAN: &[Group] = &[
         rounds: 3,
     },
     Group { name: CONNECT, load: &["connect"], contenders: &[Ringmain, Nchan], rounds: 3 },
+    Group { name: BESIDE_BROADCAST, load: &["disturb", "--by", "broadcast"], contenders: &[Ringmain], rounds: 3 },
+    Group { name: BESIDE_STORM, load: &["disturb", "--by", "storm"], contenders: &[Ringmain], rounds: 3 },
     Group { name: STORM, load: &["storm"], contenders: &[Ringmain], rounds: 2 },
     Group {
         name: STALL,

@@ -85,6 +85,7 @@ impl Results {
             match group.name {
                 name if plan::IDLES.contains(&name) => write_idle(&mut text, group),
                 name if plan::STALLS.contains(&name) => write_stalls(&mut text, group),
+                name if plan::BESIDES.contains(&name) => write_besides(&mut text, group),
                 _ => write_costs(&mut text, group),
             }
         }
@@ -197,6 +198,24 @@ fn write_stalls(text: &mut String, group: &Measured) {
             run.number("p99_ratio"),
             run.number("p999_us") / 1e3,
             run.number("p999_ratio"),
+        );
+    }
+}
+
+fn write_besides(text: &mut String, group: &Measured) {
+    text.push_str("| p50 ms | p99 ms | p99.9 ms | without: p99 | p99.9 | CPU µs for each of the crowd | overflows |\n|---|---|---|---|---|---|---|\n");
+    for run in group.series.iter().flat_map(|series| &series.runs) {
+        let millis = |name| run.number(name) / 1e3;
+        _ = writeln!(
+            text,
+            "| {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} |",
+            millis("p50_us"),
+            millis("p99_us"),
+            millis("p999_us"),
+            millis("p99_us_without"),
+            millis("p999_us_without"),
+            run.number(CPU),
+            run.number("listen_overflows"),
         );
     }
 }
