@@ -1,6 +1,8 @@
 //! The built binary, from outside: real sockets, stock clients, real servers behind it.
 
 mod admission;
+#[path = "../support/answer.rs"]
+mod answer;
 mod browser;
 mod http;
 mod log;

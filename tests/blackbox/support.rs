@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use crate::answer::Answer;
 use crate::skip;
 
 pub const KEY: &str = "test-key";
@@ -162,26 +163,6 @@ pub struct Client {
     wire: Vec<u8>,
 }
 
-/// One HTTP response.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
-}
-
-impl Answer {
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
-    }
-
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.head
-            .lines()
-            .find_map(|line| line.split_once(": ").filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value))
-    }
-}
-
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
         Self::over(TcpStream::connect(address).expect("a connection"))
@@ -241,13 +222,15 @@ impl Client {
     }
 
     pub fn answer(&mut self) -> Answer {
-        let head = self.read_until("\r\n\r\n");
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse::<usize>().ok());
-        let length = if status == 304 || status == 204 { 0 } else { length.unwrap_or(0) };
+        let (answer, length) = loop {
+            match Answer::begin(&mut self.wire) {
+                Some(begun) => break begun,
+                None => assert!(self.fill() > 0, "closed before an answer: {:?}", String::from_utf8_lossy(&self.wire)),
+            }
+        };
+        // To a HEAD nothing comes of it.
         while self.wire.len() < length && self.fill() > 0 {}
-        let body = String::from_utf8_lossy(&self.wire.drain(..length.min(self.wire.len())).collect::<Vec<u8>>()).into_owned();
-        Answer { status, head, body }
+        answer.with_body(&mut self.wire, length)
     }
 
     fn fill(&mut self) -> usize {

@@ -1,28 +1,10 @@
 //! Requests, and the answers to them.
 
+use super::answer::Answer;
 use super::{KEY, World};
 use crate::base::ConnId;
 
-/// One HTTP response.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
-}
-
 impl Answer {
-    #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
-    }
-
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.head
-            .lines()
-            .find_map(|line| line.split_once(": ").filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value))
-    }
-
     /// When the request may be made again.
     #[track_caller]
     pub fn retry_after_s(&self) -> u64 {
@@ -62,13 +44,9 @@ impl World {
     }
 
     pub fn try_answer(&mut self, conn: ConnId) -> Option<Answer> {
-        let head = self.read_up_to(conn, |unread| Some(unread.windows(4).position(|window| window == b"\r\n\r\n")? + 4))?;
-        let head = String::from_utf8(head).expect("text");
-        let status = head.split(' ').nth(1)?.parse().expect("a status");
-        let length: Option<usize> = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok());
-        let length = if status == 304 { 0 } else { length.unwrap_or(0) };
-        let body = self.read_up_to(conn, |unread| Some(length.min(unread.len())))?;
-        Some(Answer { status, head, body: String::from_utf8(body).expect("text") })
+        let unread = self.unread(conn);
+        let (answer, length) = Answer::begin(unread)?;
+        Some(answer.with_body(unread, length))
     }
 
     /// One request on a connection of its own.

@@ -9,6 +9,8 @@
 //! Whatever a test does, all that follows from it by itself has happened when the call returns, unless the call says otherwise. A
 //! shard that breaks the rules of [`io`](crate::shard::io) fails the test.
 
+#[path = "../../../../tests/support/answer.rs"]
+mod answer;
 mod clock;
 mod http;
 mod mail;

@@ -216,13 +216,11 @@ impl World {
     }
 
     pub fn read_bytes(&mut self, conn: ConnId) -> Vec<u8> {
-        std::mem::take(&mut self.peer(conn).unread)
+        std::mem::take(self.unread(conn))
     }
 
-    /// Takes so many bytes off what has come and not been read, if `count` finds an end there.
-    pub(super) fn read_up_to(&mut self, conn: ConnId, count: impl FnOnce(&[u8]) -> Option<usize>) -> Option<Vec<u8>> {
-        let unread = &mut self.peer(conn).unread;
-        let end = count(unread)?;
-        Some(unread.drain(..end).collect())
+    /// What has come and not been read, to read it.
+    pub(super) fn unread(&mut self, conn: ConnId) -> &mut Vec<u8> {
+        &mut self.peer(conn).unread
     }
 }
