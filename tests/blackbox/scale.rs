@@ -120,6 +120,26 @@ fn compressed_deliveries_are_measured() {
 }
 
 #[test]
+fn echoes_beside_a_crowd_are_measured() {
+    if skip::without("uring") {
+        return;
+    }
+    let server = Server::start(&[("RINGMAIN_ECHO__ENABLED", "true")]);
+    let few = ["--connections", "5", "--rate", "200", "--seconds", "1", "--crowd", "300"];
+    let beside = |by: &str, more: &[&str]| {
+        let (line, succeeded) = bench(&server, &[&["disturb", "--by", by], &few[..], more].concat());
+        assert!(succeeded, "{line}");
+        assert!(line["p99_us"].as_f64() > Some(0.0) && line["p99_us_without"].as_f64() > Some(0.0), "{line}");
+        line
+    };
+    assert_eq!(beside("broadcast", &["--publications", "20"])["crowd_count"], 300 * 20);
+    assert_eq!(beside("storm", &[])["crowd_count"], 300);
+    let silent = Server::start(&[("RINGMAIN_ECHO__ENABLED", "false")]);
+    let (line, succeeded) = bench(&silent, &[&["disturb"], &few[..]].concat());
+    assert_eq!((succeeded, &line["sound"]), (false, &false.into()), "{line}");
+}
+
+#[test]
 fn a_stalled_reader_is_found_and_measured() {
     if skip::without("uring") {
         return;

@@ -1,8 +1,9 @@
 //! What the kernel cannot be made to refuse on demand: accepts that fail for want of something, told to a worker's sockets.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::accepting::{Accepting, Listener};
 use super::{Peers, Sockets};
@@ -12,15 +13,19 @@ use crate::net::listen;
 use crate::net::loads::Loads;
 use crate::net::shell::Shell;
 use crate::net::shell::Times;
+use crate::net::worker::Bells;
 use crate::ring::{self, Completion, Kind, Ring, Token, Wait};
 use crate::shard::{ListenerId, Options, Shard};
 use crate::skip;
+
+const REQUEST: &[u8] = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// A worker's sockets on a real ring, with one listener.
 struct Bench {
     sockets: Sockets,
     shard: Shard,
     address: SocketAddr,
+    bells: Bells,
     now: Now,
 }
 
@@ -41,7 +46,8 @@ impl Bench {
         let mut sockets = Sockets::new(ring, vec![listener], Peers { me: 0, rings, loads }, times);
         sockets.start_accepting();
         let shard = Shard::new(ShardId(0), 1, Arc::new(Options::default()), 1, now);
-        Self { sockets, shard, address, now }
+        let bells = Bells { rings: None, eventfds: Arc::from([]) };
+        Self { sockets, shard, address, bells, now }
     }
 
     /// The armed accept ends with an errno.
@@ -49,6 +55,37 @@ impl Bench {
         let token = Token::numbered(Kind::Accept, 0);
         let refused = Completion { token, result: -errno, more: false, nonempty: false, lease: None, address: None };
         self.sockets.interpret(refused, &mut self.shard, self.now);
+    }
+
+    /// A client that has asked for something.
+    fn client(&self) -> TcpStream {
+        let mut client = TcpStream::connect(self.address).expect("a listener");
+        client.write_all(REQUEST).expect("connected");
+        client
+    }
+
+    fn turns_until(&mut self, mut is_so: impl FnMut(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "timed out with {} answers", self.answers());
+            self.turn();
+        }
+    }
+
+    fn turn(&mut self) {
+        let Self { sockets, shard, now, .. } = self;
+        sockets.enter(Wait::AtMost(Duration::from_millis(1))).expect("the ring works");
+        sockets.report(shard, *now);
+        while sockets.apply_next(&self.bells, shard, *now) {}
+        shard.flush();
+        while let Some(output) = shard.poll_output() {
+            sockets.perform(output, *now);
+        }
+        sockets.end_turn(*now);
+    }
+
+    fn answers(&self) -> u64 {
+        self.sockets.ring.counters().sends
     }
 
     fn state(&self) -> Accepting {
@@ -64,6 +101,32 @@ impl Bench {
     fn pause(&self) -> Duration {
         self.sockets.poll_timeout().expect("it comes back by itself").since(self.now.monotonic)
     }
+}
+
+#[test]
+fn newcomers_stand_in_line_and_who_is_here_does_not() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::new();
+    let mut here = bench.client();
+    bench.turns_until(|bench| bench.answers() == 1);
+    here.read_exact(&mut [0; 12]).expect("an answer");
+    let newcomers: Vec<_> = (0..400).map(|_| bench.client()).collect();
+    bench.turns_until(|bench| !bench.sockets.line.is_empty());
+    here.write_all(REQUEST).expect("connected");
+    here.set_nonblocking(true).expect("a socket option");
+    let mut answered_before = 0;
+    bench.turns_until(|bench| {
+        let answers = bench.answers();
+        assert!(answers - answered_before <= 65, "{} in one turn", answers - answered_before);
+        answered_before = answers;
+        // What is left of the first answer has no status line.
+        let mut bytes = [0; 4096];
+        here.read(&mut bytes).is_ok_and(|read| String::from_utf8_lossy(&bytes[..read]).contains("HTTP/1.1 200"))
+    });
+    assert!(bench.answers() < 300, "{} newcomers went before", bench.answers());
+    bench.turns_until(|bench| bench.answers() as usize == newcomers.len() + 2);
 }
 
 #[test]

@@ -21,6 +21,27 @@ fn pitfall_09_completion_queue_overflow() {
     }
 }
 
+/// The kernel runs 20 pieces of deferred work in an enter; what it leaves waits for a whole turn, and so does all behind it.
+#[test]
+fn all_that_became_ready_comes_in_one_enter() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::new(&options());
+    let mut pairs: Vec<_> = (0..200).map(|_| bench.pair()).collect();
+    for (_, server) in &pairs {
+        bench.ring.poll_in(*server);
+    }
+    bench.ring.enter(Wait::No).expect("enter");
+    assert!(bench.ring.pop().is_none(), "nothing is ready yet");
+    for (client, _) in &mut pairs {
+        client.write_all(b"ready").expect("connected");
+    }
+    bench.ring.enter(Wait::No).expect("enter");
+    let ready = std::iter::from_fn(|| bench.ring.pop()).filter(|seen| seen.token.kind == Kind::PollIn).count();
+    assert_eq!(ready, pairs.len());
+}
+
 #[test]
 fn pitfall_10_submission_queue_full_in_a_slice() {
     if skip::without("uring") {
