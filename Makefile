@@ -1,12 +1,15 @@
 # What CI runs, by name. `make run` and `make test` work on a fresh machine with a Rust toolchain.
 
-.PHONY: run test check bench bench-million conformance conformance-quick sim sim-mutants loom fuzz needs tune untune
+.PHONY: run test check check-bench bench bench-million conformance conformance-quick sim sim-mutants loom fuzz needs tune untune
 
 run: ; cargo run --release -- serve $(ARGS)
 
 test: needs ; scripts/test.sh
 
 check: ; cargo fmt --check && cargo clippy --all-targets --features mutants -- -D warnings
+
+# The same for benches/peers. Apart, as their runtimes take over a minute to build on two cores, and only `make bench` needs them.
+check-bench: ; cargo fmt --check --package ringmain-peers && cargo clippy --package ringmain-peers --all-targets -- -D warnings
 
 # Installs (as root or with sudo) the Debian packages that the tests use, or names the command that does.
 needs: ; scripts/needs.sh
