@@ -2,7 +2,7 @@
 
 use crate::contender::Contender;
 use crate::plan;
-use crate::results::{CORE, CPU, Results};
+use crate::results::{CORE, CPU, Results, Series};
 
 /// A floor that is further than this from its own median voids the run: something else was using the machine.
 const FLOOR_SPREAD_MAX: f64 = 0.15;
@@ -34,6 +34,8 @@ impl Bar {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
     Met,
+    /// Something of ringmain's or a floor's could not be run: the rest is there, and no bar is called met.
+    Incomplete,
     /// The figures say nothing, whatever they are.
     Void,
     Missed,
@@ -43,6 +45,7 @@ impl Outcome {
     pub const fn status(self) -> u8 {
         match self {
             Self::Met => 0,
+            Self::Incomplete => 2,
             Self::Void => 1,
             Self::Missed => 3,
         }
@@ -51,6 +54,7 @@ impl Outcome {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Met => "every bar met",
+            Self::Incomplete => "INCOMPLETE: something could not be run",
             Self::Void => "VOID: no bar says anything",
             Self::Missed => "a bar was MISSED",
         }
@@ -114,7 +118,9 @@ const BARS: [(&str, &str, Measure, Limit); 24] = [
 
 impl Results {
     pub fn outcome(&self) -> Outcome {
+        let failed = |series: &Series| !series.contender.is_peer() && series.failure.is_some();
         match self.bars().iter().all(Bar::is_met) {
+            _ if self.groups.iter().flat_map(|group| &group.series).any(failed) => Outcome::Incomplete,
             _ if !self.void().is_empty() => Outcome::Void,
             true => Outcome::Met,
             false => Outcome::Missed,
@@ -127,6 +133,8 @@ impl Results {
         for group in &self.groups {
             for series in &group.series {
                 let name = format!("{} of {}", group.name, series.contender.name());
+                let failure = series.failure.iter().filter(|_| !series.contender.is_peer());
+                reasons.extend(failure.map(|failure| format!("{name} could not be run: {failure}")));
                 let off = series.spread(CPU).off();
                 // Not `>`: a floor without figures is not steady.
                 let steady = off <= FLOOR_SPREAD_MAX;
@@ -165,7 +173,7 @@ impl Results {
 mod tests {
     use super::*;
     use crate::contender::Figures;
-    use crate::results::{Measured, Series};
+    use crate::results::Measured;
     use serde_json::json;
 
     /// The fan-out with these figures of CPU for each delivery, and a sound idle.
@@ -235,6 +243,14 @@ mod tests {
         (nchan.runs, nchan.failure) = (Vec::new(), Some("it does not listen".to_owned()));
         check(&absent, Outcome::Missed, "| ≤ 0.65 | NaN | MISSED |");
         check(&absent, Outcome::Missed, "| nginx + nchan (it does not listen) |");
+    }
+
+    #[test]
+    fn what_could_not_be_run_leaves_the_rest() {
+        let mut broken = results(1.0, &[1.0], &[1.0]);
+        broken.groups[0].series[0].failure = Some("told to come back".to_owned());
+        check(&broken, Outcome::Incomplete, "ringmain could not be run: told to come back");
+        check(&broken, Outcome::Incomplete, "| ≤ 640 | 256.00 | void |");
     }
 
     #[test]

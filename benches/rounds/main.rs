@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use clap::Parser;
 
-use contender::{Contender, Failure};
+use contender::Contender;
 use plan::{Group, PLAN};
 use results::{Measured, Results, Series};
 
@@ -67,37 +67,30 @@ pub struct Flags {
 fn main() -> ExitCode {
     let flags = Flags::parse();
     let began = Instant::now();
-    match measure(&flags) {
-        Ok(results) => {
-            println!("\n{}", results.markdown());
-            match results.write(&flags.results) {
-                Ok(path) => println!("written: {}", path.display()),
-                Err(error) => eprintln!("rounds: writing results: {error}"),
-            }
-            let outcome = results.outcome();
-            println!("{} after {} s", outcome.text(), began.elapsed().as_secs());
-            ExitCode::from(outcome.status())
-        }
-        Err(failure) => {
-            eprintln!("rounds: {failure}");
-            ExitCode::from(2)
-        }
+    let results = measure(&flags);
+    println!("\n{}", results.markdown());
+    match results.write(&flags.results) {
+        Ok(path) => println!("written: {}", path.display()),
+        Err(error) => eprintln!("rounds: writing results: {error}"),
     }
+    let outcome = results.outcome();
+    println!("{} after {} s", outcome.text(), began.elapsed().as_secs());
+    ExitCode::from(outcome.status())
 }
 
-fn measure(flags: &Flags) -> Result<Results, Failure> {
+fn measure(flags: &Flags) -> Results {
     let before = host::Counters::now();
     let mut results = Results { pieces: pieces(flags), ..Results::default() };
     let chosen = |group: &&Group| flags.only.as_ref().is_none_or(|part| group.name.contains(part.as_str()));
     let mut ports = (0..PORTS).cycle().map(|run| flags.port + run);
     for group in PLAN.iter().filter(chosen) {
-        let measured = rounds_of(flags, group, &mut ports)?;
+        let measured = rounds_of(flags, group, &mut ports);
         if !measured.series.is_empty() {
             results.groups.push(measured);
         }
     }
     results.host = host::Counters::now().since(&before);
-    Ok(results)
+    results
 }
 
 /// What the bench of pure pieces prints, run where the server will be.
@@ -108,7 +101,7 @@ fn pieces(flags: &Flags) -> Option<String> {
     String::from_utf8(output.stdout).ok().filter(|_| output.status.success())
 }
 
-fn rounds_of(flags: &Flags, group: &Group, ports: &mut impl Iterator<Item = u16>) -> Result<Measured, Failure> {
+fn rounds_of(flags: &Flags, group: &Group, ports: &mut impl Iterator<Item = u16>) -> Measured {
     let chosen = |&&contender: &&Contender| contender.is_there(flags);
     let mut series: Vec<Series> =
         group.contenders.iter().filter(chosen).map(|&contender| Series { contender, runs: Vec::new(), failure: None }).collect();
@@ -118,12 +111,12 @@ fn rounds_of(flags: &Flags, group: &Group, ports: &mut impl Iterator<Item = u16>
             let began = Instant::now();
             let port = ports.next().unwrap_or(flags.port);
             let figures = match contender::run(flags, series.contender, group.load, port) {
-                Err(failure) if series.contender.is_peer() => {
+                Err(failure) => {
                     eprintln!("{} {round}/{rounds}  {failure}", group.name);
                     series.failure = Some(failure.to_string());
                     continue;
                 }
-                result => result?,
+                Ok(figures) => figures,
             };
             eprintln!(
                 "{} {round}/{rounds}  {:<18} {} ({:.0} s){}",
@@ -136,5 +129,5 @@ fn rounds_of(flags: &Flags, group: &Group, ports: &mut impl Iterator<Item = u16>
             series.runs.push(figures);
         }
     }
-    Ok(Measured { name: group.name, load: group.load.join(" "), series })
+    Measured { name: group.name, load: group.load.join(" "), series }
 }

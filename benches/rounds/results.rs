@@ -25,7 +25,7 @@ const RATES: [&str; 4] = ["deliveries_per_second", "messages_per_second", "subsc
 pub struct Series {
     pub contender: Contender,
     pub runs: Vec<Figures>,
-    /// Why it was not run to the end: a peer that cannot take a load does not end the measuring of the others.
+    /// Why it was not run to the end: who cannot take a load does not end the measuring of the others.
     pub failure: Option<String>,
 }
 
@@ -100,7 +100,7 @@ impl Results {
     }
 
     fn write_bars(&self, text: &mut String) {
-        let (bars, void) = (self.bars(), self.outcome() == Outcome::Void);
+        let (bars, void) = (self.bars(), matches!(self.outcome(), Outcome::Void | Outcome::Incomplete));
         if !bars.is_empty() {
             text.push_str("| bar | at | got | |\n|---|---|---|---|\n");
         }
