@@ -4,7 +4,8 @@
 //! start.rs     probe, bind, one pinned thread per worker, listen        control.rs   signals, drain, reload
 //! worker.rs    the turn: enter, inputs, mail, fan-out, flush            shell.rs     what a turn needs of its sockets
 //! uring/       the worker's connections on io_uring             epoll/       the worker's connections on epoll
-//!              what is the same on both: flags, room (for sending), retry (of accepts), line (of newcomers), lingering, deadlines, loads, errno
+//!              what is the same on both: flags, room (for sending), retry (of accepts), line (of newcomers), lingering,
+//!              deadlines, loads, errno
 //! ```
 //! Invariant: decides nothing about requests, channels or frames; a question about those belongs below [`shard`](crate::shard).
 

@@ -181,21 +181,6 @@ impl Sockets {
         }
     }
 
-    /// A new connection has something to say; whether it must stand in line for that.
-    fn stands_in_line(&mut self, conn: ConnId) -> bool {
-        if self.draining {
-            return false;
-        }
-        let Some(cell) = self.in_stage(conn, Stage::Open).filter(|cell| cell.flags.has(Flags::NEW)) else { return false };
-        if cell.flags.has(Flags::IN_LINE) {
-            cell.flags.set(Flags::AGAIN);
-        } else {
-            cell.flags.set(Flags::IN_LINE);
-            self.line.join(conn);
-        }
-        true
-    }
-
     // ---- parked connections ----
 
     fn park(&mut self, conn: ConnId) {
@@ -213,16 +198,22 @@ impl Sockets {
             // A poll that ended by itself (or by promotion) is followed by a receive; one that is armed stays.
             return self.arm_receive(conn);
         }
-        if cell.flags.has(Flags::RECEIVING | Flags::STARVED | Flags::PAUSED | Flags::EOF) || self.stands_in_line(conn) {
+        if cell.flags.has(Flags::RECEIVING | Flags::STARVED | Flags::PAUSED | Flags::EOF) {
             return;
         }
-        let Some(cell) = self.cells.of(conn) else { return };
         if cell.flags.has(Flags::ACTIVE) || cell.stage != Stage::Open {
             return self.unpark(conn);
         }
         let hang_up = completion.result & HANG_UP != 0;
-        if cell.flags.has(Flags::READING) || hang_up {
+        if cell.flags.has(Flags::READING | Flags::IN_LINE) || hang_up {
             cell.flags.set(Flags::AGAIN);
+        }
+        if cell.flags.has(Flags::NEW) && !self.draining {
+            if !cell.flags.has(Flags::IN_LINE) {
+                cell.flags.set(Flags::IN_LINE);
+                self.line.join(conn);
+            }
+            return;
         }
         self.note_activity(conn, now);
         self.read_once(conn);

@@ -1,7 +1,7 @@
 //! What the kernel cannot be made to refuse on demand: accepts that fail for want of something, told to a worker's sockets.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -127,6 +127,20 @@ fn newcomers_stand_in_line_and_who_is_here_does_not() {
     });
     assert!(bench.answers() < 300, "{} newcomers went before", bench.answers());
     bench.turns_until(|bench| bench.answers() as usize == newcomers.len() + 2);
+}
+
+#[test]
+fn a_newcomer_that_has_said_all_is_heard_to_its_end() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::new();
+    let mut client = bench.client();
+    client.shutdown(Shutdown::Write).expect("connected");
+    client.set_nonblocking(true).expect("a socket option");
+    let mut answer = Vec::new();
+    bench.turns_until(|_| client.read_to_end(&mut answer).is_ok());
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
 }
 
 #[test]
