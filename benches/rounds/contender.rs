@@ -80,8 +80,12 @@ impl Contender {
     }
 
     /// How its server is started; what it needs to be there is put into `folder`.
-    fn command(self, flags: &Flags, address: SocketAddr, folder: &Path) -> io::Result<Command> {
-        let mut command = Command::new("taskset");
+    fn command(self, flags: &Flags, first: bool, address: SocketAddr, folder: &Path) -> io::Result<Command> {
+        let mut command = Command::new(if first { "chrt" } else { "taskset" });
+        if first {
+            // Its threads too: they do all the work.
+            command.args(["--fifo", "10", "taskset"]);
+        }
         command.arg("-c").arg(flags.server_cpu.to_string());
         let listen = address.to_string();
         match self {
@@ -187,17 +191,19 @@ impl Drop for Server {
     }
 }
 
-/// Starts the contender's server on a port, puts one load on it, ends it.
-pub fn run(flags: &Flags, contender: Contender, load: &[&str], port: u16) -> Result<Figures, Failure> {
+/// Starts the contender's server on a port, puts one load on it, ends it. Both go `first` on their cores, where that is asked for and
+/// allowed.
+pub fn run(flags: &Flags, contender: Contender, load: &[&str], first: bool, port: u16) -> Result<Figures, Failure> {
+    let first = first && may_go_first();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let start = |error| Failure::Start { contender, error };
     let folder = tempfile::tempdir().map_err(start)?;
-    // `taskset` becomes the server, so the child's process id is the server's.
-    let child = contender.command(flags, address, folder.path()).and_then(|mut command| command.spawn()).map_err(start)?;
+    // `chrt` becomes `taskset`, and that the server, so the child's process id is the server's.
+    let child = contender.command(flags, first, address, folder.path()).and_then(|mut command| command.spawn()).map_err(start)?;
     let mut server = Server(child);
     wait_until_listening(&mut server, address).ok_or(Failure::NotListening { contender, address })?;
     let before = Counters::now();
-    let output = load_command(flags, load)
+    let output = load_command(flags, load, first)
         .args(contender.load_flags())
         .args(["--json", "--addr", &address.to_string(), "--api-key", API_KEY])
         .args(["--pid", &server.0.id().to_string(), "--server-cpu", &flags.server_cpu.to_string()])
@@ -207,6 +213,7 @@ pub fn run(flags: &Flags, contender: Contender, load: &[&str], port: u16) -> Res
     let output = output.map_err(start)?;
     let failure = |reasons| Failure::Load { contender, load: load.join(" "), reasons };
     let mut figures: Value = serde_json::from_slice(&output.stdout).map_err(|_| failure("no figures".to_owned()))?;
+    figures["went_first"] = first.into();
     figures["listen_overflows"] = Counters::now().since(&before).listen_overflows.into();
     let figures = Figures(figures);
     match output.status.code() {
@@ -215,18 +222,18 @@ pub fn run(flags: &Flags, contender: Contender, load: &[&str], port: u16) -> Res
     }
 }
 
-/// Echoes beside a crowd go before it on the load's core, where the system allows that; else each waits for the other there.
-fn load_command(flags: &Flags, load: &[&str]) -> Command {
-    const FIRST: [&str; 3] = ["--reset-on-fork", "--fifo", "10"];
-    let allowed =
-        || Command::new("chrt").args(FIRST).arg("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success());
-    let mut command = if load.first() == Some(&"disturb") && allowed() {
-        let mut command = Command::new("chrt");
-        command.args(FIRST).arg(&flags.ringmain);
-        command
-    } else {
-        Command::new(&flags.ringmain)
-    };
+/// Whether this user may let a process go before all others on its core.
+fn may_go_first() -> bool {
+    let tried = Command::new("chrt").args(["--fifo", "10", "true"]).stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
+}
+
+fn load_command(flags: &Flags, load: &[&str], first: bool) -> Command {
+    let mut command = Command::new(if first { Path::new("chrt") } else { &flags.ringmain });
+    if first {
+        // Its first thread alone: a crowd that it has beside it is in nobody's way.
+        command.args(["--reset-on-fork", "--fifo", "10"]).arg(&flags.ringmain);
+    }
     command.arg("bench").args(load);
     command
 }

@@ -106,11 +106,12 @@ fn rounds_of(flags: &Flags, group: &Group, ports: &mut impl Iterator<Item = u16>
     let mut series: Vec<Series> =
         group.contenders.iter().filter(chosen).map(|&contender| Series { contender, runs: Vec::new(), failure: None }).collect();
     let rounds = flags.rounds.unwrap_or(group.rounds);
+    let first = plan::LATENCIES.contains(&group.name);
     for round in 1..=rounds {
         for series in series.iter_mut().filter(|series| series.failure.is_none()) {
             let began = Instant::now();
             let port = ports.next().unwrap_or(flags.port);
-            let figures = match contender::run(flags, series.contender, group.load, port) {
+            let figures = match contender::run(flags, series.contender, group.load, first, port) {
                 Err(failure) => {
                     eprintln!("{} {round}/{rounds}  {failure}", group.name);
                     series.failure = Some(failure.to_string());

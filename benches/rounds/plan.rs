@@ -41,6 +41,9 @@ pub const BESIDE_STORM: &str = "echo beside 15,000 that come";
 
 /// Groups of echoes beside something large.
 pub const BESIDES: [&str; 2] = [BESIDE_BROADCAST, BESIDE_STORM];
+/// Groups whose bars are the last percentiles: server and load go before everything else on their cores, or what is measured is how
+/// long some daemon of the host ran there.
+pub const LATENCIES: [&str; 3] = [CHANNELS, BESIDE_BROADCAST, BESIDE_STORM];
 /// Groups with readers that stop.
 pub const STALLS: [&str; 2] = [STALL, STALL_LARGE];
 

@@ -82,6 +82,14 @@ impl Results {
         self.write_bars(&mut text);
         for group in &self.groups {
             _ = writeln!(text, "\n## {}\n\n`ringmain bench {}`\n", group.name, group.load);
+            if plan::LATENCIES.contains(&group.name) {
+                let went_first = group.series.iter().flat_map(|series| &series.runs).all(|run| run.0["went_first"] == true);
+                text.push_str(if went_first {
+                    "Server and load went before everything else on their cores.\n\n"
+                } else {
+                    "This user may let no process go first (`chrt`): what else ran on the cores is in the percentiles.\n\n"
+                });
+            }
             match group.name {
                 name if plan::IDLES.contains(&name) => write_idle(&mut text, group),
                 name if plan::STALLS.contains(&name) => write_stalls(&mut text, group),
