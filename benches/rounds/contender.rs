@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::Flags;
 use crate::host::Counters;
+use crate::plan::First;
 
 const START_WAIT: Duration = Duration::from_secs(10);
 const END_WAIT: Duration = Duration::from_secs(5);
@@ -80,13 +81,11 @@ impl Contender {
     }
 
     /// How its server is started; what it needs to be there is put into `folder`.
-    fn command(self, flags: &Flags, first: bool, address: SocketAddr, folder: &Path) -> io::Result<Command> {
-        let mut command = Command::new(if first { "chrt" } else { "taskset" });
-        if first {
-            // Its threads too: they do all the work.
-            command.args(["--fifo", "10", "taskset"]);
-        }
-        command.arg("-c").arg(flags.server_cpu.to_string());
+    fn command(self, flags: &Flags, first: Option<First>, address: SocketAddr, folder: &Path) -> io::Result<Command> {
+        let cpu = flags.server_cpu.to_string();
+        let start = [first.map_or(&[][..], First::command), &["taskset", "-c", &cpu]].concat();
+        let mut command = Command::new(start[0]);
+        command.args(&start[1..]);
         let listen = address.to_string();
         match self {
             Self::Ringmain | Self::Epoll | Self::Deflate => {
@@ -193,17 +192,17 @@ impl Drop for Server {
 
 /// Starts the contender's server on a port, puts one load on it, ends it. Both go `first` on their cores, where that is asked for and
 /// allowed.
-pub fn run(flags: &Flags, contender: Contender, load: &[&str], first: bool, port: u16) -> Result<Figures, Failure> {
-    let first = first && may_go_first();
+pub fn run(flags: &Flags, contender: Contender, load: &[&str], first: Option<First>, port: u16) -> Result<Figures, Failure> {
+    let first = first.filter(|_| may_go_first());
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let start = |error| Failure::Start { contender, error };
     let folder = tempfile::tempdir().map_err(start)?;
-    // `chrt` becomes `taskset`, and that the server, so the child's process id is the server's.
+    // Whatever is started first becomes the server, so the child's process id is the server's.
     let child = contender.command(flags, first, address, folder.path()).and_then(|mut command| command.spawn()).map_err(start)?;
     let mut server = Server(child);
     wait_until_listening(&mut server, address).ok_or(Failure::NotListening { contender, address })?;
     let before = Counters::now();
-    let output = load_command(flags, load, first)
+    let output = load_command(flags, load, first.is_some())
         .args(contender.load_flags())
         .args(["--json", "--addr", &address.to_string(), "--api-key", API_KEY])
         .args(["--pid", &server.0.id().to_string(), "--server-cpu", &flags.server_cpu.to_string()])
@@ -213,7 +212,7 @@ pub fn run(flags: &Flags, contender: Contender, load: &[&str], first: bool, port
     let output = output.map_err(start)?;
     let failure = |reasons| Failure::Load { contender, load: load.join(" "), reasons };
     let mut figures: Value = serde_json::from_slice(&output.stdout).map_err(|_| failure("no figures".to_owned()))?;
-    figures["went_first"] = first.into();
+    figures["went_first"] = first.is_some().into();
     figures["listen_overflows"] = Counters::now().since(&before).listen_overflows.into();
     let figures = Figures(figures);
     match output.status.code() {
@@ -224,7 +223,8 @@ pub fn run(flags: &Flags, contender: Contender, load: &[&str], first: bool, port
 
 /// Whether this user may let a process go before all others on its core.
 fn may_go_first() -> bool {
-    let tried = Command::new("chrt").args(["--fifo", "10", "true"]).stderr(Stdio::null()).status();
+    let [chrt, real_time @ ..] = First::RealTime.command() else { return false };
+    let tried = Command::new(chrt).args(real_time).arg("true").stderr(Stdio::null()).status();
     tried.is_ok_and(|status| status.success())
 }
 

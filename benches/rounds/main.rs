@@ -19,7 +19,7 @@ use std::time::Instant;
 use clap::Parser;
 
 use contender::Contender;
-use plan::{Group, PLAN};
+use plan::{First, Group, PLAN};
 use results::{Measured, Results, Series};
 
 /// Ports that are used in turn.
@@ -106,7 +106,7 @@ fn rounds_of(flags: &Flags, group: &Group, ports: &mut impl Iterator<Item = u16>
     let mut series: Vec<Series> =
         group.contenders.iter().filter(chosen).map(|&contender| Series { contender, runs: Vec::new(), failure: None }).collect();
     let rounds = flags.rounds.unwrap_or(group.rounds);
-    let first = plan::LATENCIES.contains(&group.name);
+    let first = First::of(group.name);
     for round in 1..=rounds {
         for series in series.iter_mut().filter(|series| series.failure.is_none()) {
             let began = Instant::now();

@@ -43,7 +43,32 @@ pub const BESIDE_STORM: &str = "echo beside 15,000 that come";
 pub const BESIDES: [&str; 2] = [BESIDE_BROADCAST, BESIDE_STORM];
 /// Groups whose bars are the last percentiles: server and load go before everything else on their cores, or what is measured is how
 /// long some daemon of the host ran there.
-pub const LATENCIES: [&str; 3] = [CHANNELS, BESIDE_BROADCAST, BESIDE_STORM];
+pub const LATENCIES: [(&str, First); 3] =
+    [(CHANNELS, First::RealTime), (BESIDE_BROADCAST, First::Nice), (BESIDE_STORM, First::RealTime)];
+
+/// How a server goes first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum First {
+    Nice,
+    /// Not for a server that is never at rest: the kernel takes a twentieth of each second away from it.
+    RealTime,
+}
+
+impl First {
+    /// How servers of this group do, where they do.
+    pub fn of(group: &str) -> Option<Self> {
+        LATENCIES.into_iter().find(|(name, _)| *name == group).map(|(_, first)| first)
+    }
+
+    /// The command that starts the command after it so.
+    pub const fn command(self) -> &'static [&'static str] {
+        match self {
+            Self::Nice => &["nice", "-n", "-20"],
+            Self::RealTime => &["chrt", "--fifo", "10"],
+        }
+    }
+}
+
 /// Groups with readers that stop.
 pub const STALLS: [&str; 2] = [STALL, STALL_LARGE];
 

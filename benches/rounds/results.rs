@@ -82,7 +82,7 @@ impl Results {
         self.write_bars(&mut text);
         for group in &self.groups {
             _ = writeln!(text, "\n## {}\n\n`ringmain bench {}`\n", group.name, group.load);
-            if plan::LATENCIES.contains(&group.name) {
+            if plan::First::of(group.name).is_some() {
                 let went_first = group.series.iter().flat_map(|series| &series.runs).all(|run| run.0["went_first"] == true);
                 text.push_str(if went_first {
                     "Server and load went before everything else on their cores.\n\n"

@@ -91,7 +91,7 @@ impl Fleet {
     /// Opens connection `index`, which is not open, of a subscriber who is where the ledger says.
     pub(super) fn open_at(&mut self, index: usize, ledger: Ledger, intended: u64) -> Result<(), BenchError> {
         let socket = self.connecting_socket().map_err(|error| BenchError::Connect(error.into()))?;
-        let interest = epoll::EventFlags::IN | epoll::EventFlags::OUT;
+        let interest = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
         epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(index as u64), interest)?;
         self.connections[index] = Some(Connection {
             socket,
