@@ -2,10 +2,14 @@
 //!
 //! ```text
 //! mapping: [ ring entries, page-aligned ][ buffer 0 ][ buffer 1 ] ...        one mmap, prefaulted
-//! a buffer is: in the ring (the kernel may take it)  ──completion──►  leased (ours)  ──give_back──►  returned
+//! a buffer is: in the ring (the kernel may take it)  ──completion──►  leased (ours)  ──give_back──►  spare (a stack)
 //!              ▲──────────────────────────────── publish ─────────────────────────────────────────────┘
 //! ```
-//! Invariant: `in the ring + leased + returned == count`. The mapping is never freed while it is registered.
+//! The kernel takes buffers in the order in which they were published, so a ring that holds all of them receives into the one that
+//! is longest out of the processor's caches. Hence the window: no more are in the ring than one enter may need, and what is
+//! published is what was given back last.
+//!
+//! Invariant: `in the ring + leased + spare == count`. The mapping is never freed while it is registered.
 
 use std::io;
 use std::num::Wrapping;
@@ -32,6 +36,10 @@ impl Group {
 }
 
 const PAGE_BYTES: usize = 4096;
+/// Buffers in the ring at least, if there are so many: a burst finds these before the window has grown.
+const WINDOW_MIN: u16 = 256;
+/// The part of what was needed that is forgotten with each publish.
+const FORGOTTEN: u16 = 64;
 
 /// Numbers the `Buffers` of this process, so that a lease of one is never read through another.
 static NEXT_ID: AtomicU32 = AtomicU32::new(0);
@@ -70,9 +78,15 @@ pub struct Buffers {
     map_bytes: usize,
     count: u16,
     tail: Wrapping<u16>,
-    /// Given back, not yet published.
-    returned: Vec<u16>,
+    /// Not in the ring and not leased; what was given back last is on top.
+    spare: Vec<u16>,
     leased: u16,
+    /// Leased since the last publish.
+    taken: u16,
+    /// The most that was taken between two publishes of late.
+    needed: u16,
+    /// Receives that will look for one in the next enter.
+    asked: usize,
     registered: bool,
 }
 
@@ -83,9 +97,21 @@ impl Buffers {
         let map_bytes = entries_bytes(count) + usize::from(count) * size as usize;
         let base = map(map_bytes)?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let returned = (0..count).collect();
-        let mut buffers =
-            Self { id, group, size, base, map_bytes, count, tail: Wrapping(0), returned, leased: 0, registered: false };
+        let mut buffers = Self {
+            id,
+            group,
+            size,
+            base,
+            map_bytes,
+            count,
+            tail: Wrapping(0),
+            spare: (0..count).rev().collect(),
+            leased: 0,
+            taken: 0,
+            needed: 0,
+            asked: 0,
+            registered: false,
+        };
         // SAFETY: the mapping is page-aligned, holds `count` entries, and stays until `unregister` or for ever.
         unsafe { submitter.register_buf_ring_with_flags(base.as_ptr() as u64, count, group.id(), 0) }?;
         buffers.registered = true;
@@ -98,9 +124,19 @@ impl Buffers {
         self.registered = self.registered && submitter.unregister_buf_ring(self.group.id()).is_err();
     }
 
-    /// Buffers that the kernel may take now, those that it has taken without our having seen it included.
-    pub fn free(&self) -> u16 {
-        self.count - self.leased - u16::try_from(self.returned.len()).unwrap_or(self.count)
+    /// Buffers that are not leased, those that the kernel has taken without our having seen it included.
+    pub const fn free(&self) -> u16 {
+        self.count - self.leased
+    }
+
+    /// A receive is submitted that takes a buffer at once, if there is something to read.
+    pub const fn ask(&mut self) {
+        self.asked += 1;
+    }
+
+    /// A receive has found the ring empty: the window was too small, or everything is leased.
+    pub const fn ran_out(&mut self) {
+        self.needed = self.count;
     }
 
     /// The lease for a completion that carries `buffer` with `length` received bytes. `None` if the kernel named no such buffer.
@@ -109,6 +145,7 @@ impl Buffers {
             return None;
         }
         self.leased += 1;
+        self.taken += 1;
         Some(Lease { owner: self.id, buffer, length })
     }
 
@@ -126,20 +163,25 @@ impl Buffers {
         unsafe { std::slice::from_raw_parts_mut(self.buffer(lease.buffer), lease.length as usize) }
     }
 
-    /// Takes a buffer back; the kernel sees it after the next [`Self::publish`].
+    /// Takes a buffer back; the kernel sees it after one of the next [`Self::publish`].
     pub fn give_back(&mut self, lease: Lease) {
         assert_eq!(lease.owner, self.id);
         self.leased -= 1;
-        self.returned.push(lease.buffer);
+        self.spare.push(lease.buffer);
     }
 
-    /// Hands everything given back to the kernel with one store.
+    /// Fills the ring up to what the next enter may need, with one store.
     pub fn publish(&mut self) {
-        if self.returned.is_empty() {
+        self.needed = std::mem::take(&mut self.taken).max(self.needed - self.needed.div_ceil(FORGOTTEN));
+        let window = usize::from(self.needed.saturating_mul(2).max(WINDOW_MIN)) + std::mem::take(&mut self.asked);
+        let in_ring = usize::from(self.count - self.leased) - self.spare.len();
+        let missing = window.saturating_sub(in_ring).min(self.spare.len());
+        if missing == 0 {
             return;
         }
         let mask = self.count - 1;
-        while let Some(buffer) = self.returned.pop() {
+        for _ in 0..missing {
+            let Some(buffer) = self.spare.pop() else { break };
             let address = self.buffer(buffer) as u64;
             // SAFETY: the index is below `count`, so the entry lies in the ring part of the mapping; entries between the
             // published tail and the kernel's head are ours alone, and the kernel writes to none. The stores leave `resv` alone,

@@ -167,13 +167,13 @@ impl Ring {
         self.buffers_of(lease).bytes(lease)
     }
 
-    /// Takes a buffer back; the kernel may use it after the next [`Self::publish_buffers`].
+    /// Takes a buffer back, for the kernel to use again from the next enter on.
     pub fn give_back(&mut self, lease: Lease) {
         self.buffers_of(&lease).give_back(lease);
     }
 
-    /// Hands all buffers given back to the kernel, with one store.
-    pub fn publish_buffers(&mut self) {
+    /// Hands the kernel as many buffers as it may need in the next enter.
+    fn publish_buffers(&mut self) {
         self.buffers.publish();
         if let Bulk::Made(bulk) = &mut self.bulk {
             bulk.publish();
@@ -187,7 +187,7 @@ impl Ring {
         }
     }
 
-    /// Receive buffers that are neither leased nor waiting to be published.
+    /// Receive buffers that are not leased.
     #[must_use]
     pub fn buffers_free(&self) -> u16 {
         self.buffers.free()
@@ -269,6 +269,7 @@ impl Ring {
             Wait::Unbounded => (1, None),
         };
         self.counters.enters += 1;
+        self.publish_buffers();
         match sys::enter(self.fd, to_submit, min_complete, timeout) {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error().unwrap_or(0) {
@@ -328,6 +329,9 @@ impl Ring {
                 _ => &mut *buffers,
             };
             let lease = cqueue::buffer_select(flags).and_then(|buffer| group.lease(buffer, length));
+            if result == -libc::ENOBUFS {
+                group.ran_out();
+            }
             counters.received_bytes += lease.as_ref().map_or(0, |lease| lease.len() as u64);
             let mut completion = Completion { token, result, more, nonempty: cqueue::sock_nonempty(flags), lease, address: None };
             if !kept.is_empty() && !more {
@@ -413,6 +417,7 @@ impl Ring {
     /// Receives into buffers of the ring until told otherwise.
     pub fn receive_multishot(&mut self, conn: ConnId) {
         let entry = opcode::RecvMulti::new(Fixed(conn.slot), Group::Small.id()).build();
+        self.buffers.ask();
         self.push(entry, Token::of(Kind::Receive, conn));
     }
 
@@ -423,6 +428,7 @@ impl Ring {
             .flags(libc::MSG_DONTWAIT)
             .build()
             .flags(Flags::BUFFER_SELECT);
+        self.buffers.ask();
         self.push(entry, Token::of(Kind::ReceiveOnce, conn));
     }
 
@@ -595,6 +601,11 @@ impl Ring {
     /// Completions in the queue that the kernel shares with us (tests of when they come).
     pub(super) fn unread_completions(&mut self) -> usize {
         self.io.completion().len()
+    }
+
+    /// Lets the next enter have every buffer there is, as after a burst.
+    pub(super) fn offer_all_buffers(&mut self) {
+        self.buffers.ran_out();
     }
 
     /// Offers the kernel only the first `count` submissions, as if it had consumed no more (tests of partial consumption).

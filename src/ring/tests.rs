@@ -59,7 +59,6 @@ impl Bench {
                 }
             }
             assert!(Instant::now() < self.deadline, "timed out: {what}");
-            self.ring.publish_buffers();
             self.ring.enter(Wait::AtMost(Duration::from_millis(50))).expect("the ring works");
         }
     }
@@ -222,7 +221,6 @@ fn receive_all(bench: &mut Bench, servers: &[ConnId], expected: usize) -> (HashM
                 _ => {}
             }
         }
-        bench.ring.publish_buffers();
         for of in starved.drain(..) {
             bench.ring.receive_multishot(of);
         }

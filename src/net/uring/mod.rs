@@ -299,7 +299,6 @@ impl Shell for Sockets {
     }
 
     fn end_turn(&mut self, now: Now) {
-        self.ring.publish_buffers();
         self.follow_up();
         self.welcome_next(now);
         self.feed_starved();

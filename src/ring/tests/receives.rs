@@ -52,7 +52,6 @@ fn pitfall_06_buffers_come_home() {
         });
         bench.ring.close(server);
     }
-    bench.ring.publish_buffers();
     assert_eq!(bench.ring.buffers_free(), all);
     // Counted as free is not yet free: the kernel must be able to take every one of them.
     let pairs: Vec<_> = (0..=all).map(|_| bench.pair()).collect();
@@ -98,7 +97,6 @@ fn pitfall_06_large_buffers_run_out_and_come_home() {
         });
         assert_eq!((leases.len(), bench.ring.bulk_buffers_free()), (32, Some(0)));
         leases.into_iter().for_each(|lease| bench.ring.give_back(lease));
-        bench.ring.publish_buffers();
         for &slot in &refused {
             bench.ring.receive_bulk(conn(slot));
         }
@@ -110,9 +108,90 @@ fn pitfall_06_large_buffers_run_out_and_come_home() {
             }
             (left == 0).then_some(())
         });
-        bench.ring.publish_buffers();
         assert_eq!((bench.ring.bulk_buffers_free(), bench.ring.buffers_free()), (Some(32), 64));
     }
+}
+
+#[test]
+fn the_buffer_that_was_given_back_last_is_used_again_soon() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::new(&Options { buffers: 1024, ..options() });
+    let (mut client, server) = bench.pair();
+    bench.ring.receive_multishot(server);
+    let mut used = std::collections::HashSet::new();
+    for _ in 0..2000 {
+        client.write_all(b"one at a time").expect("connected");
+        let address = bench.until("the bytes", |ring, seen| {
+            let mut lease = seen.lease?;
+            let address = ring.bytes(&mut lease).as_ptr().addr();
+            ring.give_back(lease);
+            Some(address)
+        });
+        used.insert(address);
+    }
+    assert!(used.len() < 300, "{} buffers went through the caches", used.len());
+}
+
+#[test]
+fn all_that_is_read_in_one_enter_finds_a_buffer() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::new(&Options { sq_entries: 1024, buffers: 1024, ..options() });
+    let pairs: Vec<_> = (0..600).map(|_| bench.pair()).collect();
+    for round in 0..3 {
+        for (client, server) in &pairs {
+            (&*client).write_all(b"words").expect("connected");
+            bench.ring.receive_once(*server);
+        }
+        let mut leases = Vec::new();
+        bench.until("everybody's words", |_, seen| {
+            assert_ne!(seen.result, -libc::ENOBUFS, "in round {round}, behind {} others", leases.len());
+            leases.extend(seen.lease);
+            (leases.len() == pairs.len()).then_some(())
+        });
+        leases.into_iter().for_each(|lease| bench.ring.give_back(lease));
+    }
+}
+
+#[test]
+fn a_burst_that_ran_out_of_buffers_finds_more_the_next_time() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::new(&Options { sq_entries: 1024, buffers: 1024, ..options() });
+    let pairs: Vec<_> = (0..30).map(|_| bench.pair()).collect();
+    let mut refused = 0;
+    for _ in 0..3 {
+        refused = 0;
+        for (client, server) in &pairs {
+            (&*client).write_all(&pattern(0, 40_000)).expect("connected");
+            bench.ring.receive_multishot(*server);
+        }
+        let mut received = 0;
+        bench.until("everybody's bytes", |ring, seen| {
+            received += usize::try_from(seen.result).unwrap_or(0);
+            if let Some(lease) = seen.lease {
+                ring.give_back(lease);
+            }
+            if seen.result == -libc::ENOBUFS {
+                refused += 1;
+                ring.receive_multishot(conn(seen.token.slot));
+            }
+            (received == pairs.len() * 40_000).then_some(())
+        });
+        for (_, server) in &pairs {
+            bench.ring.cancel(*server, Kind::Receive);
+        }
+        let mut ends = 0;
+        bench.until("the receives' ends", |_, seen| {
+            ends += usize::from(seen.token.kind == Kind::Receive && !seen.more);
+            (ends == pairs.len()).then_some(())
+        });
+    }
+    assert_eq!(refused, 0);
 }
 
 #[test]

@@ -146,6 +146,7 @@ fn pitfall_21_a_refusal_behind_thousands_of_receives() {
     for (_, server) in &pairs {
         bench.ring.receive_multishot(*server);
     }
+    bench.ring.offer_all_buffers();
     bench.ring.push_send(full, one(&pattern(taken, 100)), 0);
     bench.ring.enter(Wait::No).expect("enter");
     // Known before a single receive was looked at.
