@@ -41,6 +41,15 @@ pub struct Listener {
     retry: Retry,
 }
 
+/// A connection that has no slot yet: accepted in a drain, or come from another worker as a descriptor.
+pub struct Adopting {
+    /// Its listener's place in the list.
+    pub listener: usize,
+    pub peer: Option<SocketAddr>,
+    /// From another worker, which has counted it here already.
+    pub handed: bool,
+}
+
 /// What a listener is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Accepting {
@@ -53,7 +62,7 @@ pub enum Accepting {
     Stopping,
     /// The kernel refused; waits for its deadline or for a connection to close.
     BackingOff,
-    /// This table is full, or every table is; waits for a connection to close, here or elsewhere.
+    /// This table is full, or every table is; waits for a connection to close here, or for room elsewhere to pass on to.
     Full,
     /// A drain takes over what had connected; waits for a slot or a descriptor.
     Emptying,
@@ -142,7 +151,7 @@ impl Sockets {
         self.limit_accepting();
     }
 
-    fn note_listener(&mut self, conn: ConnId, listener: usize) {
+    pub(super) fn note_listener(&mut self, conn: ConnId, listener: usize) {
         if let Some(cell) = self.cells.of(conn) {
             cell.listener = u8::try_from(listener).unwrap_or(u8::MAX);
         }
@@ -194,6 +203,7 @@ impl Sockets {
     fn accept_more(&mut self, index: usize, now: Now) {
         self.arm_accept(index);
         if self.listeners.get(index).is_some_and(|listener| listener.state == Accepting::Full) {
+            self.pass_on(index);
             self.try_again(index, now.monotonic + FULL_RETRY);
         }
     }
@@ -238,60 +248,13 @@ impl Sockets {
         }
     }
 
-    fn open(&mut self, conn: ConnId, address: SocketAddr, shard: &mut Shard, now: Now) {
+    pub(super) fn open(&mut self, conn: ConnId, address: SocketAddr, shard: &mut Shard, now: Now) {
         let Some(cell) = self.cells.of(conn) else { return };
         cell.stage = Stage::Open;
         let Some(listener) = self.listeners.get(usize::from(cell.listener)) else { return };
         let (listener, peer) = (listener.id, SocketAddr::new(address.ip().to_canonical(), address.port()));
         shard.handle(Input::Accepted { conn, listener, peer }, now);
         self.expect(conn, now);
-    }
-
-    // ---- handing over ----
-
-    /// The worker that should have a fresh connection instead of this one.
-    fn roomier(&self) -> Option<usize> {
-        if self.draining || !self.ring.features().peer_name {
-            return None;
-        }
-        self.peers.loads.roomier(self.peers.me)
-    }
-
-    fn hand_to(&mut self, conn: ConnId, worker: usize, address: SocketAddr) {
-        let Some(cell) = self.cells.of(conn) else { return };
-        cell.stage = Stage::HandingOver;
-        let listener = u32::from(cell.listener);
-        self.begin(conn, Flags::default());
-        self.handing.insert(conn.slot, (worker, address));
-        let rings = self.peers.rings.clone();
-        self.ring.hand_over(conn, rings[worker].as_fd(), listener);
-    }
-
-    /// A hand-over from here is decided.
-    pub(super) fn handed_away(&mut self, conn: ConnId, result: i32, shard: &mut Shard, now: Now) {
-        let Some((worker, address)) = self.handing.remove(&conn.slot) else { return };
-        if result < 0 {
-            self.peers.loads.remove_connection(worker);
-            return self.open(conn, address, shard, now);
-        }
-        self.facts.handed_over += 1;
-        // The socket lives on in the other table: only the slot here is given up.
-        if let Some(cell) = self.cells.of(conn) {
-            cell.stage = Stage::Closing;
-        }
-    }
-
-    /// A socket has come from another worker, which has counted it here already.
-    pub(super) fn handed_over(&mut self, completion: &Completion) {
-        let Ok(slot) = u32::try_from(completion.result) else { return };
-        let listener = completion.token.slot as usize;
-        let conn = self.claim(slot, Stage::Fresh);
-        if let Some(cell) = self.cells.of(conn) {
-            cell.flags.set(Flags::HANDED);
-        }
-        self.note_listener(conn, listener);
-        self.ask_name(conn);
-        self.limit_accepting();
     }
 
     // ---- full tables ----
@@ -301,7 +264,7 @@ impl Sockets {
     }
 
     /// With little room left, a multishot accept is replaced by single ones; with much again, they by it.
-    fn limit_accepting(&mut self) {
+    pub(super) fn limit_accepting(&mut self) {
         if !self.has_multishot_room(1) {
             let lanes_max = self.lanes_max();
             self.stop_accepting(|listener| {
@@ -370,28 +333,45 @@ impl Sockets {
                 // A slot that is freed brings us back.
                 return;
             }
-            match rustix::net::acceptfrom_with(&listener.socket, rustix::net::SocketFlags::CLOEXEC) {
+            match rustix::net::acceptfrom_with(&self.listeners[index].socket, rustix::net::SocketFlags::CLOEXEC) {
                 Ok((socket, address)) => {
                     let address = address.and_then(|address| SocketAddr::try_from(address).ok());
-                    self.ring.adopt(socket, Token::numbered(Kind::Adopt, self.next_attempt));
-                    self.adopting.insert(self.next_attempt, (index, address));
-                    self.next_attempt = self.next_attempt.wrapping_add(1);
+                    self.adopt(socket, Adopting { listener: index, peer: address, handed: false });
                 }
                 Err(Errno::AGAIN) => break,
                 Err(error) if concerns_one_connection(error.raw_os_error()) => {}
                 Err(_) => return self.try_again(index, now.monotonic + BACKOFF_MIN),
             }
         }
+        let listener = &mut self.listeners[index];
         listener.state = Accepting::Closed;
         let _ = rustix::net::shutdown(&listener.socket, rustix::net::Shutdown::Both);
     }
 
-    /// A connection accepted during a drain has a slot now.
+    // ---- from descriptors ----
+
+    /// Puts an ordinary descriptor into a slot; there must be one.
+    pub(super) fn adopt(&mut self, socket: OwnedFd, adopting: Adopting) {
+        self.ring.adopt(socket, Token::numbered(Kind::Adopt, self.next_attempt));
+        self.adopting.insert(self.next_attempt, adopting);
+        self.next_attempt = self.next_attempt.wrapping_add(1);
+    }
+
+    /// A connection that was a descriptor has a slot now.
     pub(super) fn adopted(&mut self, completion: &Completion, shard: &mut Shard, now: Now) {
-        let Some((listener, address)) = self.adopting.remove(&completion.token.slot) else { return };
+        let Some(Adopting { listener, peer, handed }) = self.adopting.remove(&completion.token.slot) else { return };
         match u32::try_from(completion.result) {
-            Ok(slot) => self.fresh(slot, listener, address, shard, now),
-            Err(_) => self.facts.lost_connections += 1,
+            Ok(slot) if handed => {
+                let conn = self.claim_handed(slot, listener);
+                self.named(conn, peer, shard, now);
+            }
+            Ok(slot) => self.fresh(slot, listener, peer, shard, now),
+            Err(_) => {
+                self.facts.lost_connections += 1;
+                if handed {
+                    self.peers.loads.remove_connection(self.peers.me);
+                }
+            }
         }
     }
 }

@@ -4,7 +4,8 @@
 //! makes, on the kernel that there is. Its acts are grouped by file:
 //!
 //! ```text
-//! accepting.rs   listener ─► fresh ─► (another worker) ─► open
+//! accepting.rs   listener ─► fresh ─► open
+//! handing.rs     fresh ─► another worker
 //! receiving.rs   multishot receive while busy ◄─► multishot poll while quiet; buffers; half-close
 //! sending.rs     one silent send per flush; refusals, writability
 //! connecting.rs  upstream sockets
@@ -16,6 +17,7 @@ mod accepting;
 mod cells;
 mod closing;
 mod connecting;
+mod handing;
 mod receiving;
 mod sending;
 #[cfg(test)]
@@ -26,9 +28,11 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use self::accepting::Adopting;
 pub use self::accepting::Listener;
 use self::cells::{Cell, Cells, Flags, Stage};
 use self::connecting::Attempt;
+use self::handing::Passing;
 use self::receiving::{Following, Sweep};
 use super::deadlines::{Deadlines, Due, EXPIRED_MAX};
 use super::errno::gone_cause;
@@ -69,8 +73,8 @@ pub struct Sockets {
     /// Sends made by connections that had stalled.
     proving: Vec<ConnId>,
     discarded: Discarded,
-    /// Connections that a drain has accepted and that have no slot yet: their listener and the peer's address.
-    adopting: HashMap<u32, (usize, Option<SocketAddr>)>,
+    /// Connections that have no slot yet, by the number of their adoption.
+    adopting: HashMap<u32, Adopting>,
     attempts: HashMap<u32, Attempt>,
     /// Upstream sockets that could not be made, by the shard's token; it is told in the next turn.
     unmade: Vec<(u32, ConnectCause)>,
@@ -79,6 +83,7 @@ pub struct Sockets {
     connecting: HashMap<u32, u32>,
     /// Connections on their way to another worker: its number, and the peer address in case it fails.
     handing: HashMap<u32, (usize, SocketAddr)>,
+    passing: Passing,
     sweep: Sweep,
     times: Times,
     draining: bool,
@@ -106,6 +111,7 @@ impl Sockets {
             next_attempt: 0,
             connecting: HashMap::new(),
             handing: HashMap::new(),
+            passing: Passing::default(),
             sweep: Sweep::default(),
             times,
             draining: false,
@@ -257,6 +263,7 @@ impl Shell for Sockets {
             || self.ring.has_undecided_sends()
             || self.following.is_due()
             || !self.line.is_empty()
+            || self.passing.is_due()
             || (!self.starved.is_empty() && self.ring.buffers_free() > 0)
     }
 
@@ -299,6 +306,7 @@ impl Shell for Sockets {
     }
 
     fn end_turn(&mut self, now: Now) {
+        self.passing.end_turn();
         self.follow_up();
         self.welcome_next(now);
         self.feed_starved();
@@ -314,20 +322,21 @@ impl Shell for Sockets {
         }
     }
 
-    /// Rings hand over by themselves, from table to table.
+    /// From table to table a ring hands over by itself; by mail goes what a full table has no slot for.
     fn poll_handed(&mut self) -> Option<(ShardId, Handed)> {
-        None
+        self.passing.next()
     }
 
-    fn take_over(&mut self, _: Handed, _: &mut Shard, _: Now) {
-        debug_assert!(false, "no worker on a ring hands over by mail");
+    fn take_over(&mut self, handed: Handed, _: &mut Shard, _: Now) {
+        self.adopt_handed(handed);
     }
 
-    fn take_back(&mut self, _: ShardId, _: Handed, _: &mut Shard, _: Now) {
-        debug_assert!(false, "no worker on a ring hands over by mail");
+    fn take_back(&mut self, to: ShardId, handed: Handed, _: &mut Shard, _: Now) {
+        self.passing.take_back(to, handed);
     }
 
     fn start_drain(&mut self, now: Now) {
+        self.peers.loads.retire(self.peers.me);
         self.stop_listening(now);
     }
 
@@ -335,9 +344,9 @@ impl Shell for Sockets {
         self.is_done_listening()
     }
 
-    /// Also none that the shard has never heard of or has forgotten.
+    /// Also none that the shard has never heard of or has forgotten, or that is on its way here from another worker.
     fn has_no_clients(&self) -> bool {
-        self.live == self.upstreams && self.adopting.is_empty()
+        self.peers.loads.connections(self.peers.me) == self.upstreams && self.adopting.is_empty()
     }
 
     fn take_stock(&mut self) {

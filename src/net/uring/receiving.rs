@@ -290,7 +290,7 @@ impl Sockets {
         self.starved.push_back(conn);
     }
 
-    /// Arms as many starved receives as half of the free buffers could serve. To be called after the buffers were published.
+    /// Arms as many starved receives as half of the free buffers could serve.
     pub fn feed_starved(&mut self) {
         let rounds = self.starved.len().min(usize::from(self.ring.buffers_free()).div_ceil(2));
         let mut bulk = self.ring.bulk_buffers_free().map_or(rounds, |free| usize::from(free).div_ceil(2));

@@ -11,8 +11,8 @@ use crate::base::{Nanos, Now, ShardId, WallMs};
 use crate::metrics::Label;
 use crate::net::listen;
 use crate::net::loads::Loads;
-use crate::net::shell::Shell;
-use crate::net::shell::Times;
+use crate::net::retry::FULL_RETRY;
+use crate::net::shell::{Handed, Shell, Times};
 use crate::net::worker::Bells;
 use crate::ring::{self, Completion, Kind, Ring, Token, Wait};
 use crate::shard::{ListenerId, Options, Shard};
@@ -31,12 +31,17 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let files_max = 16_384;
+        Self::of(16_384, 1)
+    }
+
+    /// The first of so many workers, with a table of so many slots; the others exist by their rings and tables only.
+    fn of(files_max: u32, workers: usize) -> Self {
         let ring = Ring::new(&ring::Options { files_max, buffers: 64, ..ring::Options::default() })
             .unwrap_or_else(|error| panic!("{error} (or RINGMAIN_TEST_SKIP=uring)"));
-        let loads = Loads::new(1);
-        loads.set_capacity(0, ring.features().files);
-        let rings = Arc::from([ring.as_fd().try_clone_to_owned().expect("a descriptor")]);
+        let loads = Loads::new(workers);
+        (0..workers).for_each(|worker| loads.set_capacity(worker, ring.features().files));
+        let rings: Vec<_> = (0..workers).map(|_| ring.as_fd().try_clone_to_owned().expect("a descriptor")).collect();
+        let rings = Arc::from(rings);
         let socket = listen::bind(SocketAddr::from(([127, 0, 0, 1], 0)), None).expect("a port");
         listen::listen(&socket).expect("listening");
         let address = socket.local_addr().expect("bound").as_socket().expect("an address");
@@ -101,6 +106,61 @@ impl Bench {
     fn pause(&self) -> Duration {
         self.sockets.poll_timeout().expect("it comes back by itself").since(self.now.monotonic)
     }
+}
+
+#[test]
+fn a_table_without_a_slot_passes_on_to_one_that_has_room_again() {
+    if skip::without("uring") {
+        return;
+    }
+    const SLOTS: u32 = 64;
+    let mut bench = Bench::of(SLOTS, 2);
+    let loads = bench.sockets.peers.loads.clone();
+    (0..SLOTS).for_each(|_| loads.add_connection(1));
+    let clients: Vec<_> = (0..SLOTS + 5).map(|_| bench.client()).collect();
+    bench.turns_until(|bench| bench.state() == Accepting::Full);
+    // As when two accepts that were armed together both got somebody.
+    while loads.connections(0) < SLOTS {
+        loads.add_connection(0);
+    }
+    let here = bench.sockets.facts.accepted as usize;
+    bench.advance(FULL_RETRY);
+    assert!(bench.sockets.poll_handed().is_none(), "nobody has room");
+    (0..2).for_each(|_| loads.remove_connection(1));
+    bench.advance(FULL_RETRY);
+    let (to, handed) = bench.sockets.poll_handed().expect("the other worker has room for one more than it holds back");
+    assert_eq!(to, ShardId(1));
+    assert_eq!(handed.peer, clients[here].local_addr().expect("connected"));
+    assert!(bench.sockets.poll_handed().is_none());
+    assert_eq!((loads.connections(1), bench.sockets.facts.handed_over), (SLOTS - 1, 1));
+    // Its mailbox was full: it is tried again, not lost.
+    let peer = handed.peer;
+    bench.sockets.take_back(to, handed, &mut bench.shard, bench.now);
+    assert!(bench.sockets.poll_handed().is_none(), "not in the same turn");
+    bench.turn();
+    assert!(bench.sockets.has_work());
+    assert_eq!(bench.sockets.poll_handed().expect("the same again").1.peer, peer);
+}
+
+#[test]
+fn what_came_as_a_descriptor_is_served_and_not_passed_on_again() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::of(1024, 2);
+    // Nobody is at the other worker, so a connection of its own would go there.
+    (0..1000).for_each(|_| bench.sockets.peers.loads.add_connection(0));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("a listener");
+    client.write_all(REQUEST).expect("connected");
+    let (socket, peer) = listener.accept().expect("a connection");
+    assert!(bench.sockets.peers.loads.book_hand_over(0));
+    bench.sockets.take_over(Handed { socket: socket.into(), listener: ListenerId::Public, peer }, &mut bench.shard, bench.now);
+    bench.turns_until(|bench| bench.answers() == 1);
+    client.read_exact(&mut [0; 12]).expect("an answer");
+    assert_eq!((bench.sockets.peers.loads.connections(0), bench.sockets.facts.handed_over), (1001, 0));
+    drop(client);
+    bench.turns_until(|bench| bench.sockets.peers.loads.connections(0) == 1000);
 }
 
 #[test]
