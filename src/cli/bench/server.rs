@@ -102,7 +102,7 @@ pub struct Memory {
     pub resident: u64,
     /// Pages that are this process's alone and written to: its own memory, without the files that it has mapped.
     pub private: u64,
-    /// The kernel's small objects (sockets, polls, receives among them), of the whole host.
+    /// The kernel's small objects (sockets, polls, receives among them), of the whole host, `/proc`'s own left out.
     pub slab: u64,
 }
 
@@ -120,8 +120,28 @@ fn memory(pid: u32) -> io::Result<Memory> {
     }
 }
 
+/// Without what the kernel remembers of `/proc`: whoever looks through there (an agent that watches the host, mostly) leaves behind an
+/// inode and a name for every descriptor of every process, a connection's among them, and no connection needs those.
 fn slab() -> u64 {
-    fs::read_to_string("/proc/meminfo").map_or(0, |text| kib(&text, "Slab:"))
+    let all = fs::read_to_string("/proc/meminfo").map_or(0, |text| kib(&text, "Slab:"));
+    // Only root may read which caches there are.
+    let caches = fs::read_to_string("/proc/slabinfo").unwrap_or_default();
+    all.saturating_sub(remembered_of_proc(&caches).unwrap_or(0))
+}
+
+fn remembered_of_proc(slabinfo: &str) -> Option<u64> {
+    let (inodes, inode_places, inode_bytes) = cache(slabinfo, "proc_inode_cache")?;
+    let (names, name_places, name_bytes) = cache(slabinfo, "dentry")?;
+    // The places that are empty were theirs before, or will be.
+    let names_of_others = names.saturating_sub(inodes);
+    Some(inode_places * inode_bytes + name_places.saturating_sub(names_of_others) * name_bytes)
+}
+
+/// Objects in use, places for objects, and the bytes of each, of one cache.
+fn cache(slabinfo: &str, name: &str) -> Option<(u64, u64, u64)> {
+    let fields = slabinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    let mut numbers = fields.split_ascii_whitespace().map_while(|field| field.parse().ok());
+    Some((numbers.next()?, numbers.next()?, numbers.next()?))
 }
 
 /// What the kernel holds to be sent (and not yet acknowledged) on the server's sockets to `peers`: SIOCOUTQ, seen from
@@ -196,6 +216,16 @@ mod tests {
     fn memory_is_read_in_bytes() {
         let text = "00400000-7fff rollup\nRss:               12 kB\nPss_Dirty: 3 kB\nPrivate_Dirty:      8 kB\n";
         assert_eq!((kib(text, "Rss:"), kib(text, "Private_Dirty:"), kib(text, "Swap:")), (12 << 10, 8 << 10, 0));
+    }
+
+    #[test]
+    fn what_is_remembered_of_proc_is_no_connections() {
+        let text = "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize>\n\
+                    proc_inode_cache_of_others 9 9 9 1 1 : tunables 0 0 0\n\
+                    proc_inode_cache     952   1702    696   23    4 : tunables    0    0    0 : slabdata     74     74      0\n\
+                    dentry             84219 100149    192   21    1 : tunables    0    0    0 : slabdata   4769   4769      0\n";
+        assert_eq!(remembered_of_proc(text), Some(1702 * 696 + (952 + 100_149 - 84_219) * 192));
+        assert_eq!(remembered_of_proc(""), None);
     }
 
     #[test]
