@@ -112,7 +112,7 @@ pub const PLAN: &[Group] = &[
         contenders: &[Ringmain, Nchan],
         rounds: 3,
     },
-    Group { name: CHANNELS, load: &["channels", "--publications", "20000"], contenders: &[Ringmain, Epoll, Nchan], rounds: 3 },
+    Group { name: CHANNELS, load: &["channels", "--publications", "20000"], contenders: &[Ringmain, Epoll, Nchan], rounds: 5 },
     Group {
         name: EVENTS,
         load: &["fan-out", "--transport", "sse", OF_A_THOUSAND[0], OF_A_THOUSAND[1], OF_A_THOUSAND[2], OF_A_THOUSAND[3]],

@@ -221,11 +221,16 @@ fn outcome(fleet: &Fleet, args: &StallArgs, halves: &Halves) -> Outcome {
     report.add("deliveries", all.deliveries);
     report.spent(all.spent, all.deliveries);
     report.latency(&all.latency);
-    let [with, without] = [all, reading].map(|half| [0.99, 0.999].map(|at| half.latency.value_at_quantile(at) as f64 / 1e3));
-    report.real("p99_us_without", without[0]);
-    report.real("p999_us_without", without[1]);
-    report.real("p99_ratio", with[0] / without[0].max(1.0));
-    report.real("p999_ratio", with[1] / without[1].max(1.0));
+    let at = |half: &Half, quantile| half.latency.value_at_quantile(quantile) as f64 / 1e3;
+    for (quantile, without_name, ratio_name) in [
+        (0.5, "p50_us_without", "p50_ratio"),
+        (0.99, "p99_us_without", "p99_ratio"),
+        (0.999, "p999_us_without", "p999_ratio"),
+    ] {
+        let (with, without) = (at(all, quantile), at(reading, quantile));
+        report.real(without_name, without);
+        report.real(ratio_name, with / without.max(1.0));
+    }
     let kernel_max = all.kernel_queues.iter().max().copied().unwrap_or(0);
     let private = private_bytes(halves, args.stalled());
     report.add("kernel_queue_bytes_mean", all.kernel_queues.iter().sum::<u64>() / all.kernel_queues.len().max(1) as u64);
