@@ -43,8 +43,13 @@ pub const BESIDE_STORM: &str = "echo beside 15,000 that come";
 pub const BESIDES: [&str; 2] = [BESIDE_BROADCAST, BESIDE_STORM];
 /// Groups whose bars are the last percentiles: server and load go before everything else on their cores, or what is measured is how
 /// long some daemon of the host ran there.
-pub const LATENCIES: [(&str, First); 3] =
-    [(CHANNELS, First::RealTime), (BESIDE_BROADCAST, First::Nice), (BESIDE_STORM, First::RealTime)];
+pub const LATENCIES: [(&str, First); 5] = [
+    (CHANNELS, First::RealTime),
+    (BESIDE_BROADCAST, First::Nice),
+    (BESIDE_STORM, First::RealTime),
+    (STALL, First::RealTime),
+    (STALL_LARGE, First::RealTime),
+];
 
 /// How a server goes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,18 +148,8 @@ pub const PLAN: &[Group] = &[
     Group { name: BESIDE_BROADCAST, load: &["disturb", "--by", "broadcast"], contenders: &[Ringmain], rounds: 3 },
     Group { name: BESIDE_STORM, load: &["disturb", "--by", "storm"], contenders: &[Ringmain], rounds: 3 },
     Group { name: STORM, load: &["storm"], contenders: &[Ringmain], rounds: 2 },
-    Group {
-        name: STALL,
-        load: &["stall", "--stalled", "10", "--turns", "3", "--payload", "1024"],
-        contenders: &[Ringmain],
-        rounds: 1,
-    },
-    Group {
-        name: STALL_LARGE,
-        load: &["stall", "--stalled", "10", "--turns", "3", "--payload", "4096"],
-        contenders: &[Ringmain],
-        rounds: 1,
-    },
+    Group { name: STALL, load: &["stall", "--stalled", "10", "--payload", "1024"], contenders: &[Ringmain], rounds: 1 },
+    Group { name: STALL_LARGE, load: &["stall", "--stalled", "10", "--payload", "4096"], contenders: &[Ringmain], rounds: 1 },
     Group { name: IDLE, load: &["idle", "--settle", "3"], contenders: &[Ringmain, Nchan, Monoio, Glommio, Tungstenite], rounds: 1 },
     Group { name: IDLE_PINGED, load: &["idle", "--settle", "30"], contenders: &[Ringmain], rounds: 1 },
     Group { name: IDLE_OWN, load: &["idle", "--settle", "3", "--own-channels"], contenders: &[Ringmain], rounds: 1 },

@@ -25,6 +25,8 @@ use super::{Common, Outcome, check_payload};
 
 /// More than the receive window, the kernel's send queue and a connection's default queue hold together.
 const FILL_BYTES: u64 = 320 * 1024;
+/// Of latencies: what is compared with and without stalled readers.
+const QUANTILES: [f64; 3] = [0.5, 0.99, 0.999];
 const WARM_UP_PUBLICATIONS: u64 = 20;
 const CLOSED_PUBLICATIONS: u64 = 100;
 /// A part of the rate below which the server did not keep up: latencies then only say for how long.
@@ -47,11 +49,11 @@ pub struct StallArgs {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u8).range(1..=100))]
     load: u8,
     /// Seconds of each half of a turn, or more where the queues take longer to fill. A stalled reader answers no pings: the
-    /// server's `pong_timeout` must be longer.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=20))]
+    /// server's `pong_timeout` must be longer. The default is over before everybody is pinged, which one half alone would pay for.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
     seconds: u32,
     /// Turns of all reading, some stalled, all reading again.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     turns: u32,
     /// Bytes of a payload.
     #[arg(long, default_value_t = 1024)]
@@ -131,6 +133,8 @@ struct Halves {
 
 struct Half {
     latency: Histogram<u64>,
+    /// Its [`QUANTILES`] in each turn, in nanoseconds.
+    quantiles: Vec<[u64; 3]>,
     /// Private memory at the end of it in each turn, in bytes.
     private: Vec<u64>,
     /// Publications a second that came to all, the least of the turns.
@@ -147,6 +151,7 @@ impl Default for Half {
     fn default() -> Self {
         Self {
             latency: new_histogram(),
+            quantiles: Vec::new(),
             private: Vec::new(),
             achieved: f64::INFINITY,
             kernel_queues: Vec::new(),
@@ -162,8 +167,8 @@ impl Half {
         self.private.iter().min().copied().unwrap_or(0)
     }
 
-    fn private_most(&self) -> u64 {
-        self.private.iter().max().copied().unwrap_or(0)
+    fn private_usual(&self) -> u64 {
+        median(self.private.clone()).unwrap_or(0)
     }
 }
 
@@ -193,6 +198,7 @@ fn half(fleet: &mut Fleet, args: &StallArgs, rate: f64, into: &mut Half) -> Resu
     into.private.push(args.common.server().memory()?.unwrap_or_default().private);
     into.spent = into.spent.and(spent);
     into.deliveries += counted;
+    into.quantiles.push(QUANTILES.map(|at| latency.value_at_quantile(at)));
     // Both have the same bounds, so that nothing is refused.
     _ = into.latency.add(&latency);
     Ok(complete)
@@ -200,12 +206,27 @@ fn half(fleet: &mut Fleet, args: &StallArgs, rate: f64, into: &mut Half) -> Resu
 
 /// What each stalled reader adds to private memory: the slope from one stalled to all, or the growth from none for each
 /// where that is more (their part of the shared frames is in it). What the allocator keeps of an earlier turn would hide
-/// the cost of a later one: so the least of before, and the most of after.
+/// the cost of a later one: so the least of before. After it the median of the turns: where the host stood still for a while
+/// in one of them, the frames of all readers waited.
 fn private_bytes(halves: &Halves, stalled: usize) -> f64 {
-    let all = halves.all.private_most();
-    let slope = all.saturating_sub(halves.one.private_most()) as f64 / stalled.saturating_sub(1).max(1) as f64;
+    let all = halves.all.private_usual();
+    let slope = all.saturating_sub(halves.one.private_usual()) as f64 / stalled.saturating_sub(1).max(1) as f64;
     let growth = all.saturating_sub(halves.reading.private_least()) as f64 / stalled as f64;
     if stalled > 1 { slope.max(growth) } else { growth }
+}
+
+/// How the latencies of readers that kept reading compare, at one of the [`QUANTILES`]: the median of the turns, as the last
+/// percentile of a turn is one pause of the host.
+fn ratio(with: &Half, without: &Half, quantile: usize) -> f64 {
+    let pairs = with.quantiles.iter().zip(&without.quantiles);
+    let ratios = pairs.map(|(with, without)| with[quantile].saturating_mul(1000) / without[quantile].max(1)).collect();
+    median(ratios).map_or(0.0, |thousandths| thousandths as f64 / 1e3)
+}
+
+/// The middle of them, the upper one of two.
+fn median(mut values: Vec<u64>) -> Option<u64> {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied()
 }
 
 fn outcome(fleet: &Fleet, args: &StallArgs, halves: &Halves) -> Outcome {
@@ -221,23 +242,21 @@ fn outcome(fleet: &Fleet, args: &StallArgs, halves: &Halves) -> Outcome {
     report.add("deliveries", all.deliveries);
     report.spent(all.spent, all.deliveries);
     report.latency(&all.latency);
-    let at = |half: &Half, quantile| half.latency.value_at_quantile(quantile) as f64 / 1e3;
-    for (quantile, without_name, ratio_name) in [
-        (0.5, "p50_us_without", "p50_ratio"),
-        (0.99, "p99_us_without", "p99_ratio"),
-        (0.999, "p999_us_without", "p999_ratio"),
-    ] {
-        let (with, without) = (at(all, quantile), at(reading, quantile));
-        report.real(without_name, without);
-        report.real(ratio_name, with / without.max(1.0));
+    for (nth, [without_name, ratio_name]) in
+        [["p50_us_without", "p50_ratio"], ["p99_us_without", "p99_ratio"], ["p999_us_without", "p999_ratio"]]
+            .into_iter()
+            .enumerate()
+    {
+        report.real(without_name, reading.latency.value_at_quantile(QUANTILES[nth]) as f64 / 1e3);
+        report.real(ratio_name, ratio(all, reading, nth));
     }
     let kernel_max = all.kernel_queues.iter().max().copied().unwrap_or(0);
     let private = private_bytes(halves, args.stalled());
     report.add("kernel_queue_bytes_mean", all.kernel_queues.iter().sum::<u64>() / all.kernel_queues.len().max(1) as u64);
     report.add("kernel_queue_bytes_max", kernel_max);
     report.add("private_kib_reading", reading.private_least() / 1024);
-    report.add("private_kib_one_stalled", one.private_most() / 1024);
-    report.add("private_kib_all_stalled", all.private_most() / 1024);
+    report.add("private_kib_one_stalled", one.private_usual() / 1024);
+    report.add("private_kib_all_stalled", all.private_usual() / 1024);
     report.real("private_bytes_per_stalled", private);
     // The most that the kernel held for one, and what each adds to the server.
     report.real("bytes_per_stalled", kernel_max as f64 + private);
@@ -287,6 +306,15 @@ mod tests {
     }
 
     #[test]
+    fn one_pause_of_the_host_is_not_what_stalled_readers_cost() {
+        let half = |last: [u64; 3]| Half { quantiles: last.map(|last| [100, 200, last]).to_vec(), ..Half::default() };
+        assert_eq!(ratio(&half([440, 9000, 430]), &half([400, 400, 400]), 2), 1.1);
+        assert_eq!(ratio(&half([440, 440, 440]), &half([400, 9000, 400]), 2), 1.1);
+        assert_eq!(ratio(&half([0; 3]), &half([0; 3]), 0), 1.0);
+        assert_eq!(ratio(&Half::default(), &Half::default(), 2), 0.0);
+    }
+
+    #[test]
     fn what_stalled_readers_share_is_counted_once_or_divided() {
         let halves = |reading: &[u64], one: &[u64], all: &[u64]| Halves {
             rate: 1.0,
@@ -294,8 +322,8 @@ mod tests {
             one: half(one),
             all: half(all),
         };
-        // 64 of it shared, 10 for each.
-        let clear = halves(&[1000, 1020], &[1074], &[1164, 1160]);
+        // 64 of it shared, 10 for each; in one turn everybody's frames waited.
+        let clear = halves(&[1000, 1020], &[1074], &[1164, 1160, 5000]);
         assert_eq!(private_bytes(&clear, 10), 16.4);
         assert_eq!(private_bytes(&halves(&[1000], &[1074], &[1164]), 1), 164.0);
         // The first half's memory was kept: the slope would say nothing.
