@@ -46,7 +46,8 @@ const FULL_MAILBOX_RETRY: Duration = Duration::from_millis(1);
 pub enum Parcel {
     /// Between shards.
     Message(Message),
-    /// A fresh connection, from a worker with less room. Where tables of descriptors are the kernel's, it does not come by mail.
+    /// A fresh connection, from a worker with less room. Where tables of descriptors are the kernel's it goes from table to table, and
+    /// by mail only from one that has no slot left.
     Handed(Handed),
     /// Use this configuration from now on.
     Reload(Arc<Options>),
