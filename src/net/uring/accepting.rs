@@ -202,14 +202,14 @@ impl Sockets {
     /// Arms what there is room for; without any, comes back when there may be.
     fn accept_more(&mut self, index: usize, now: Now) {
         self.arm_accept(index);
+        self.pass_on(index, now);
         if self.listeners.get(index).is_some_and(|listener| listener.state == Accepting::Full) {
-            self.pass_on(index);
             self.try_again(index, now.monotonic + FULL_RETRY);
         }
     }
 
     /// Arming again at once would fail at once: waits for a while, or for a connection to close.
-    fn back_off(&mut self, index: usize, errno: i32, now: Now) {
+    pub(super) fn back_off(&mut self, index: usize, errno: i32, now: Now) {
         let Some(listener) = self.listeners.get_mut(index) else { return };
         listener.state = Accepting::BackingOff;
         let pause = listener.retry.refused(errno, &mut self.facts);

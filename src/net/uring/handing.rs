@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::Sockets;
-use super::accepting::Adopting;
+use super::accepting::{Accepting, Adopting, Listener};
 use super::cells::{Flags, Stage};
 use crate::base::{ConnId, Now, ShardId};
+use crate::net::errno::concerns_one_connection;
 use crate::net::shell::Handed;
 use crate::ring::Completion;
 use crate::shard::{ListenerId, Shard};
@@ -102,24 +104,38 @@ impl Sockets {
 
     // ---- by mail ----
 
-    /// Accepts for others what this table has no slot for: who comes to this listener would wait for one, before others with room.
-    pub(super) fn pass_on(&mut self, index: usize) {
-        let Some(listener) = self.listeners.get(index) else { return };
-        let id = listener.id;
+    /// Accepts for others while this table is full: who comes to this listener would wait for a slot here, before others with room.
+    pub(super) fn pass_on(&mut self, index: usize, now: Now) {
+        let Some(Listener { socket, state: Accepting::Full, .. }) = self.listeners.get(index) else { return };
         // No accept is armed on a full listener; one on the ring would not wait on a socket that does not block.
-        let _ = rustix::io::ioctl_fionbio(&listener.socket, true);
+        let _ = rustix::io::ioctl_fionbio(socket, true);
         for _ in 0..PASSED_MAX {
             let Some(worker) = self.roomier().filter(|&worker| self.peers.loads.book_hand_over(worker)) else { break };
-            let Some((socket, peer)) = accept(&self.listeners[index].socket) else {
-                self.peers.loads.remove_connection(worker);
-                break;
-            };
-            self.facts.accepted += 1;
-            self.facts.handed_over += 1;
-            let to = ShardId(u16::try_from(worker).unwrap_or(u16::MAX));
-            self.passing.ready.push_back((to, Handed { socket, listener: id, peer }));
+            match acceptfrom_with(&self.listeners[index].socket, SocketFlags::CLOEXEC) {
+                Ok((socket, peer)) => self.pass(index, worker, socket, peer.and_then(|peer| SocketAddr::try_from(peer).ok())),
+                Err(error) => {
+                    self.peers.loads.remove_connection(worker);
+                    match error {
+                        Errno::AGAIN => break,
+                        error if concerns_one_connection(error.raw_os_error()) => {}
+                        error => {
+                            self.back_off(index, error.raw_os_error(), now);
+                            break;
+                        }
+                    }
+                }
+            }
         }
         let _ = rustix::io::ioctl_fionbio(&self.listeners[index].socket, false);
+    }
+
+    /// Puts a connection on its way to a worker where it is booked.
+    fn pass(&mut self, index: usize, worker: usize, socket: OwnedFd, peer: Option<SocketAddr>) {
+        self.facts.accepted += 1;
+        let Some(peer) = peer else { return self.peers.loads.remove_connection(worker) };
+        self.facts.handed_over += 1;
+        let to = ShardId(u16::try_from(worker).unwrap_or(u16::MAX));
+        self.passing.ready.push_back((to, Handed { socket, listener: self.listeners[index].id, peer }));
     }
 
     /// A connection has come as a descriptor; a slot is booked for it.
@@ -131,10 +147,4 @@ impl Sockets {
     fn place_of(&self, listener: ListenerId) -> usize {
         self.listeners.iter().position(|known| known.id == listener).unwrap_or(0)
     }
-}
-
-/// The next connection in a listener's queue. `None` when there is none, or for want of something: whoever waits stays in the queue.
-fn accept(listener: &OwnedFd) -> Option<(OwnedFd, SocketAddr)> {
-    let (socket, address) = acceptfrom_with(listener, SocketFlags::CLOEXEC).ok()?;
-    Some((socket, SocketAddr::try_from(address?).ok()?))
 }
