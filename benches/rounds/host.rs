@@ -70,6 +70,18 @@ fn counter(text: &str, table: &str, name: &str) -> u64 {
     column.and_then(|column| numbers.split_ascii_whitespace().nth(column)?.parse().ok()).unwrap_or(0)
 }
 
+/// Connections that were closed less than a minute ago and that the kernel still remembers (TIME-WAIT, RFC 9293 section 3.6.1).
+pub fn remembered_connections() -> u64 {
+    remembered(&fs::read_to_string("/proc/net/sockstat").unwrap_or_default())
+}
+
+/// `TCP: inuse N orphan N tw N …`
+fn remembered(sockstat: &str) -> u64 {
+    let line = sockstat.lines().find(|line| line.starts_with("TCP:")).unwrap_or_default();
+    let number = line.split_ascii_whitespace().skip_while(|&word| word != "tw").nth(1);
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
 /// The settings, by name.
 pub fn sysctls() -> Vec<(&'static str, String)> {
     let value = |name| {
@@ -107,6 +119,8 @@ mod tests {
         let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 22 3\nIpExt: A\nIpExt: 9\n";
         assert_eq!(counter(text, "TcpExt:", "ListenOverflows"), 22);
         assert_eq!(counter(text, "TcpExt:", "Nothing"), 0);
+        assert_eq!(remembered("sockets: used 9\nTCP: inuse 5 orphan 0 tw 40008 alloc 7 mem 1\nUDP: inuse 1 mem 2\n"), 40_008);
+        assert_eq!(remembered("UDP: inuse 1 tw 2\n"), 0);
         assert_eq!(softnet_drops("0000ffff 00000010 0\n00000001 00000002 0\n"), 18);
     }
 }

@@ -14,7 +14,7 @@ mod spread;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
@@ -22,6 +22,11 @@ use contender::Contender;
 use plan::{First, Group, PLAN};
 use results::{Measured, Results, Series};
 
+/// Closed connections that the kernel may remember while last percentiles or memory are measured.
+const REMEMBERED_MAX: u64 = 200;
+/// It does for a minute, and looks every other second.
+const REMEMBERED_FOR: Duration = Duration::from_secs(66);
+const REMEMBERED_LOOK: Duration = Duration::from_millis(100);
 /// Ports that are used in turn.
 const PORTS: u16 = 500;
 
@@ -101,12 +106,29 @@ fn pieces(flags: &Flags) -> Option<String> {
     String::from_utf8(output.stdout).ok().filter(|_| output.status.success())
 }
 
+/// Waits until the kernel has forgotten the connections of earlier loads, as long as it may remember them. It forgets those that were
+/// closed at the same time at the same time: some milliseconds in which nothing else has that core, and memory that is free again.
+fn wait_until_forgotten() {
+    let began = Instant::now();
+    let remembered = host::remembered_connections();
+    if remembered <= REMEMBERED_MAX {
+        return;
+    }
+    eprintln!("waiting up to {} s for the kernel to forget {remembered} closed connections", REMEMBERED_FOR.as_secs());
+    while host::remembered_connections() > REMEMBERED_MAX && began.elapsed() < REMEMBERED_FOR {
+        std::thread::sleep(REMEMBERED_LOOK);
+    }
+}
+
 fn rounds_of(flags: &Flags, group: &Group, ports: &mut impl Iterator<Item = u16>) -> Measured {
     let chosen = |&&contender: &&Contender| contender.is_there(flags);
     let mut series: Vec<Series> =
         group.contenders.iter().filter(chosen).map(|&contender| Series { contender, runs: Vec::new(), failure: None }).collect();
     let rounds = flags.rounds.unwrap_or(group.rounds);
     let first = First::of(group.name);
+    if first.is_some() || plan::IDLES.contains(&group.name) {
+        wait_until_forgotten();
+    }
     for round in 1..=rounds {
         for series in series.iter_mut().filter(|series| series.failure.is_none()) {
             let began = Instant::now();

@@ -117,7 +117,12 @@ pub const PLAN: &[Group] = &[
         contenders: &[Ringmain, Nchan],
         rounds: 3,
     },
-    Group { name: CHANNELS, load: &["channels", "--publications", "20000"], contenders: &[Ringmain, Epoll, Nchan], rounds: 5 },
+    Group {
+        name: CHANNELS,
+        load: &["channels", "--publications", "20000", "--rest", "1"],
+        contenders: &[Ringmain, Epoll, Nchan],
+        rounds: 5,
+    },
     Group {
         name: EVENTS,
         load: &["fan-out", "--transport", "sse", OF_A_THOUSAND[0], OF_A_THOUSAND[1], OF_A_THOUSAND[2], OF_A_THOUSAND[3]],
@@ -144,13 +149,14 @@ pub const PLAN: &[Group] = &[
         contenders: &[Ringmain, Monoio, Glommio, Tungstenite],
         rounds: 2,
     },
-    Group { name: CONNECT, load: &["connect"], contenders: &[Ringmain, Nchan], rounds: 2 },
     Group { name: BESIDE_BROADCAST, load: &["disturb", "--by", "broadcast"], contenders: &[Ringmain], rounds: 3 },
     Group { name: BESIDE_STORM, load: &["disturb", "--by", "storm"], contenders: &[Ringmain], rounds: 3 },
-    Group { name: STORM, load: &["storm"], contenders: &[Ringmain], rounds: 2 },
     Group { name: STALL, load: &["stall", "--stalled", "10", "--payload", "1024"], contenders: &[Ringmain], rounds: 1 },
     Group { name: STALL_LARGE, load: &["stall", "--stalled", "10", "--payload", "4096"], contenders: &[Ringmain], rounds: 1 },
     Group { name: IDLE, load: &["idle", "--settle", "3"], contenders: &[Ringmain, Nchan, Monoio, Glommio, Tungstenite], rounds: 1 },
     Group { name: IDLE_PINGED, load: &["idle", "--settle", "30"], contenders: &[Ringmain], rounds: 1 },
     Group { name: IDLE_OWN, load: &["idle", "--settle", "3", "--own-channels"], contenders: &[Ringmain], rounds: 1 },
+    // Last: their connections end as clients' do, and are remembered for a minute.
+    Group { name: CONNECT, load: &["connect"], contenders: &[Ringmain, Nchan], rounds: 2 },
+    Group { name: STORM, load: &["storm"], contenders: &[Ringmain], rounds: 2 },
 ];

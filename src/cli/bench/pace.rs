@@ -7,6 +7,8 @@
 //!
 //! So a load runs closed first, for the cost and the capacity, and then open at a part of that capacity, for latency.
 
+use std::time::Duration;
+
 use clap::Args;
 use hdrhistogram::Histogram;
 
@@ -26,6 +28,10 @@ pub struct Pacing {
     /// Percent of the closed loop's throughput that the open loop sends at.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u8).range(1..=100))]
     load: u8,
+    /// Seconds between the two loops. For servers in real time: the kernel holds one that never rested for 0.95 s back for the rest of
+    /// that second, and the open loop must not begin in it.
+    #[arg(long, default_value_t = 0)]
+    rest: u8,
 }
 
 /// One of the two loops.
@@ -92,7 +98,7 @@ pub struct Words {
 impl Pacing {
     /// An open loop alone.
     pub const fn at(rate: f64) -> Self {
-        Self { rate: Some(rate), closed: false, load: 100 }
+        Self { rate: Some(rate), closed: false, load: 100, rest: 0 }
     }
 
     /// Whether an open loop follows a closed one.
@@ -111,6 +117,9 @@ impl Pacing {
         };
         let cost = phase(first)?;
         let open = (self.is_both() && cost.complete).then(|| Loop::Open(cost.paced_per_second() * f64::from(self.load) / 100.0));
+        if open.is_some() {
+            std::thread::sleep(Duration::from_secs(self.rest.into()));
+        }
         let open = open.map(|pace| phase(pace).map(|phase| (pace, phase))).transpose()?;
         Ok(Phases { cost: (first, cost), open })
     }
@@ -232,7 +241,7 @@ mod tests {
 
     #[test]
     fn the_open_loop_sends_at_a_part_of_what_the_closed_one_did() {
-        let pacing = |rate, closed| Pacing { rate, closed, load: 60 };
+        let pacing = |rate, closed| Pacing { rate, closed, load: 60, rest: 0 };
         assert_eq!(loops(&pacing(None, false), true), [Loop::Closed, Loop::Open(30.0)]);
         assert_eq!(loops(&pacing(None, false), false), [Loop::Closed]);
         assert_eq!(loops(&pacing(None, true), true), [Loop::Closed]);

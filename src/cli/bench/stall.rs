@@ -167,8 +167,8 @@ impl Half {
         self.private.iter().min().copied().unwrap_or(0)
     }
 
-    fn private_usual(&self) -> u64 {
-        median(self.private.clone()).unwrap_or(0)
+    fn private_most(&self) -> u64 {
+        self.private.iter().max().copied().unwrap_or(0)
     }
 }
 
@@ -206,11 +206,10 @@ fn half(fleet: &mut Fleet, args: &StallArgs, rate: f64, into: &mut Half) -> Resu
 
 /// What each stalled reader adds to private memory: the slope from one stalled to all, or the growth from none for each
 /// where that is more (their part of the shared frames is in it). What the allocator keeps of an earlier turn would hide
-/// the cost of a later one: so the least of before. After it the median of the turns: where the host stood still for a while
-/// in one of them, the frames of all readers waited.
+/// the cost of a later one: so the least of before and the most of after.
 fn private_bytes(halves: &Halves, stalled: usize) -> f64 {
-    let all = halves.all.private_usual();
-    let slope = all.saturating_sub(halves.one.private_usual()) as f64 / stalled.saturating_sub(1).max(1) as f64;
+    let all = halves.all.private_most();
+    let slope = all.saturating_sub(halves.one.private_most()) as f64 / stalled.saturating_sub(1).max(1) as f64;
     let growth = all.saturating_sub(halves.reading.private_least()) as f64 / stalled as f64;
     if stalled > 1 { slope.max(growth) } else { growth }
 }
@@ -255,8 +254,8 @@ fn outcome(fleet: &Fleet, args: &StallArgs, halves: &Halves) -> Outcome {
     report.add("kernel_queue_bytes_mean", all.kernel_queues.iter().sum::<u64>() / all.kernel_queues.len().max(1) as u64);
     report.add("kernel_queue_bytes_max", kernel_max);
     report.add("private_kib_reading", reading.private_least() / 1024);
-    report.add("private_kib_one_stalled", one.private_usual() / 1024);
-    report.add("private_kib_all_stalled", all.private_usual() / 1024);
+    report.add("private_kib_one_stalled", one.private_most() / 1024);
+    report.add("private_kib_all_stalled", all.private_most() / 1024);
     report.real("private_bytes_per_stalled", private);
     // The most that the kernel held for one, and what each adds to the server.
     report.real("bytes_per_stalled", kernel_max as f64 + private);
@@ -322,8 +321,8 @@ mod tests {
             one: half(one),
             all: half(all),
         };
-        // 64 of it shared, 10 for each; in one turn everybody's frames waited.
-        let clear = halves(&[1000, 1020], &[1074], &[1164, 1160, 5000]);
+        // 64 of it shared, 10 for each.
+        let clear = halves(&[1000, 1020], &[1074], &[1164, 1160]);
         assert_eq!(private_bytes(&clear, 10), 16.4);
         assert_eq!(private_bytes(&halves(&[1000], &[1074], &[1164]), 1), 164.0);
         // The first half's memory was kept: the slope would say nothing.
