@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::{Nanos, Slots};
 
-/// Resolution of a deadline.
-pub const TICK: Duration = Duration::from_millis(100);
+/// Resolution of a deadline. Those of one tick fire together: the coarser, the more pings leave at once, and whatever else is due waits for them.
+pub const TICK: Duration = Duration::from_millis(10);
 
 const LEVELS: usize = 4;
 const LEVEL_BITS: u32 = 6;
 const LEVEL_SIZE: usize = 1 << LEVEL_BITS;
-/// Ticks the wheel spans (19 days); later deadlines wait in the last bucket and are sorted in again.
+/// Ticks the wheel spans (46 hours); later deadlines wait in the last bucket and are sorted in again.
 const SPAN: u64 = 1 << (LEVEL_BITS * LEVELS as u32);
 const NONE: u32 = u32::MAX;
 const NO_BUCKET: u8 = u8::MAX;
@@ -95,6 +95,12 @@ impl Wheel {
         }
         let ticks = (0..LEVELS).filter(|&level| self.occupied[level] != 0).map(|level| self.next_tick_of(level)).min()?;
         Some(Nanos(ticks.saturating_mul(TICK.as_nanos() as u64)))
+    }
+
+    /// How long ago the last slot that [`Wheel::expire`] returned should have been, to a tick.
+    #[must_use]
+    pub fn late(&self, now: Nanos) -> Duration {
+        now.since(Nanos(self.tick.saturating_mul(TICK.as_nanos() as u64)))
     }
 
     /// Takes one slot whose deadline has passed; call until `None`.

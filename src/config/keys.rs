@@ -221,7 +221,7 @@ static WEBSOCKET: [Key<Config>; 6] = [
     },
     Key {
         name: "ping_interval",
-        doc: "Silence of a client after which it is pinged.",
+        doc: "Silence of a client after which it is pinged; up to a quarter less before the first ping, so that a crowd is not pinged all at once.",
         field: |config| Field::Duration(&mut config.shard.ws.ping_interval, MILLISECOND..=DAY),
         live: true,
     },

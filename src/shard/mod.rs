@@ -19,6 +19,7 @@ mod outbox;
 mod poll;
 mod publish;
 mod publishes;
+mod pulse;
 mod queue;
 mod replay;
 mod reply;
@@ -56,8 +57,8 @@ use stage::Stage;
 
 /// How often the hub is swept for what has outlived its use.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Deadlines fired per turn.
-const EXPIRED_MAX: usize = 1024;
+/// Deadlines fired per turn: a ping each, mostly, which is half a millisecond of sends.
+const EXPIRED_MAX: usize = 128;
 /// How long a connection that has said everything waits for its peer to take it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -182,7 +183,7 @@ impl Shard {
     /// Fires deadlines that have passed, a bounded number: while more are due [`Shard::poll_timeout`] says so.
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
-        // Connections that came together have their pings together: what one turn queues for them stays small.
+        // Those of one tick are due at one instant: what one turn queues for them stays small.
         for _ in 0..EXPIRED_MAX {
             let Some(slot) = self.timers.expire(now.monotonic) else { break };
             if let Some(conn) = self.connections.at(slot) {
@@ -500,7 +501,7 @@ const fn micros(now: Now) -> u32 {
     (now.monotonic.0 / 1000) as u32
 }
 
-/// Coarse time for "when was this last heard": wheel ticks, which wrap after 13 years.
+/// Coarse time for "when was this last heard": wheel ticks, which wrap after more than a year.
 fn tick(at: Nanos) -> u32 {
     (at.0 / TICK.as_nanos() as u64) as u32
 }

@@ -2,7 +2,7 @@
 
 use super::stage::Stage;
 use super::{Shard, encode};
-use crate::base::{ConnId, Now, StreamPosition};
+use crate::base::{ConnId, StreamPosition};
 use crate::hub::{AudienceId, ChannelName};
 use crate::metrics::TransportKind;
 
@@ -16,17 +16,6 @@ pub struct Stream {
 }
 
 impl Shard {
-    /// Nothing has been said for a while: say nothing, audibly.
-    pub(super) fn keep_stream_alive(&mut self, conn: ConnId, now: Now) {
-        let Some(Stage::Stream(stream)) = self.connections.get(conn).map(|cell| &cell.stage) else { return };
-        let bytes = encode::keep_alive(self.audiences.get(stream.audience));
-        // A blocked connection is not idle, only slow; it needs no more bytes.
-        if !self.connections.blocked(conn.slot) {
-            self.say(conn, bytes);
-        }
-        self.timers.set(conn.slot, now.monotonic + self.options.transport.keep_alive_interval);
-    }
-
     /// The reconnect delay told to a client, in milliseconds.
     pub(super) fn retry(&mut self) -> u64 {
         let [low, high] = self.options.transport.retry.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));

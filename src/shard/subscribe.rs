@@ -135,7 +135,8 @@ impl Shard {
                 publishes: None,
             }),
         );
-        self.timers.set(conn.slot, now.monotonic + self.options.ws.ping_interval);
+        let pulse = self.first_pulse(self.options.ws.ping_interval);
+        self.timers.set(conn.slot, now.monotonic + pulse);
         if self.draining.is_some() {
             self.metrics.connections_refused.one("draining");
             self.close_websocket(conn, Disconnect::Shutdown, now);
@@ -166,7 +167,8 @@ impl Shard {
         self.say(conn, bytes);
         let (kind, audience) = (audience.kind(), self.audiences.intern(audience));
         self.set_stage(conn, Stage::Stream(Stream { kind, audience, moved: false }));
-        self.timers.set(conn.slot, now.monotonic + self.options.transport.keep_alive_interval);
+        let pulse = self.first_pulse(self.options.transport.keep_alive_interval);
+        self.timers.set(conn.slot, now.monotonic + pulse);
         self.join_all(conn, request, audience);
     }
 

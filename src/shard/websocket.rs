@@ -7,7 +7,7 @@ use super::Shard;
 use super::connections::Pause;
 use super::publishes::Publishes;
 use super::stage::Stage;
-use crate::base::{ConnId, Nanos, Now, TICK};
+use crate::base::{ConnId, Now};
 use crate::hub::local::NO_SUBSCRIPTION;
 use crate::hub::{Access, ChannelName, Draft, Stored};
 use crate::metrics::TransportKind;
@@ -256,33 +256,6 @@ impl Shard {
         let code = CloseCode::new(disconnect.number()).unwrap_or(CloseCode::INTERNAL_ERROR);
         self.say(conn, ws::encode::close(code, reason));
         self.timers.set(conn.slot, now.monotonic + CLOSE_REPLY_WAIT);
-    }
-
-    /// The ping deadline or, after our close frame, the end of the wait for the peer's.
-    pub(super) fn check_pulse(&mut self, conn: ConnId, now: Now) {
-        let held_back = self.connections.is_paused_by(conn, Pause::PUBLISHING);
-        let Some(cell) = self.connections.get_mut(conn) else { return };
-        let heard = Nanos(u64::from(cell.heard) * TICK.as_nanos() as u64);
-        let Stage::WebSocket(socket) = &mut cell.stage else { return };
-        let quiet_until = heard + self.options.ws.ping_interval;
-        if socket.close_sent {
-            // Browsers may never answer a close; without this a dead tab would pin its slot.
-            self.abort(conn);
-        } else if held_back {
-            // Its pong may be behind what is held.
-            socket.awaiting_pong = false;
-            self.timers.set(conn.slot, now.monotonic + self.options.ws.ping_interval);
-        } else if socket.awaiting_pong {
-            self.metrics.pong_timeouts += 1;
-            self.close_websocket(conn, Disconnect::NoPong, now);
-        } else if quiet_until > now.monotonic {
-            self.timers.set(conn.slot, quiet_until);
-        } else {
-            socket.awaiting_pong = true;
-            let ping = self.ping.clone();
-            self.say(conn, ping);
-            self.timers.set(conn.slot, now.monotonic + self.options.ws.pong_timeout);
-        }
     }
 }
 

@@ -49,7 +49,7 @@ pub struct StallArgs {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u8).range(1..=100))]
     load: u8,
     /// Seconds of each half of a turn, or more where the queues take longer to fill. A stalled reader answers no pings: the
-    /// server's `pong_timeout` must be longer. The default is over before everybody is pinged, which one half alone would pay for.
+    /// server's `pong_timeout` must be longer. The default is nearly over when the first pings come, which one half alone would pay for.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
     seconds: u32,
     /// Turns of all reading, some stalled, all reading again.

@@ -10,6 +10,7 @@ mod mail;
 mod metrics;
 mod origins;
 mod publishing;
+mod pulse;
 mod replaying;
 mod requests;
 mod several;

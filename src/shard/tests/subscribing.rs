@@ -211,25 +211,6 @@ fn a_loss_that_a_raw_websocket_cannot_be_told_closes_it() {
 }
 
 #[test]
-fn silence_is_kept_alive_audibly() {
-    let mut world = World::new();
-    let interval = Duration::from_secs(15);
-    let events = world.open("/channels/a?via=sse", "");
-    let opening = world.read(events);
-    let retry: u64 = opening.split("retry: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok()).expect("a delay");
-    assert!((1000..=4000).contains(&retry), "{opening}");
-    assert!(opening.contains("id: "), "{opening}");
-    let lines = world.open("/channels/a?via=stream", "");
-    world.read(lines);
-    world.pass(interval - Duration::from_millis(100));
-    assert_eq!((world.read(events), world.read(lines)), (String::new(), String::new()));
-    world.pass(Duration::from_millis(300));
-    assert_eq!((world.read(events).as_str(), world.read(lines).as_str()), ("3\r\n:\n\n\r\n", "3\r\n{}\n\r\n"));
-    world.pass(interval);
-    assert_eq!((world.read(events).as_str(), world.read(lines).as_str()), ("3\r\n:\n\n\r\n", "3\r\n{}\n\r\n"));
-}
-
-#[test]
 fn codes_that_a_client_invents_are_counted_as_one() {
     let mut world = World::new();
     for code in [4001_u16, 4002, 4003, 3008] {
