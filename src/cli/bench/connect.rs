@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::checker::Checker;
 use super::error::BenchError;
-use super::fleet::Fleet;
+use super::fleet::{Ending, Fleet};
 use super::pace::{Loop, Pace, Pacing, Phase, Words};
 use super::payload::PAYLOAD_BYTES_MIN;
 use super::report::Report;
@@ -52,7 +52,7 @@ fn measure(fleet: &mut Fleet, args: &ConnectArgs, pace: Loop) -> Result<Phase, B
     fleet.connect_latency.reset();
     let began = fleet.clock.now();
     let sample = args.common.server().sample(began)?;
-    let complete = fleet.churn(Pace::new(pace, began, args.connections), args.common.window, args.hold)?;
+    let complete = fleet.churn(Pace::new(pace, began, args.connections), args.common.window, args.hold, Ending::Close)?;
     let now = fleet.clock.now();
     let count = fleet.connect_latency.len();
     Ok(Phase {

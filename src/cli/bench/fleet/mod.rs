@@ -6,6 +6,8 @@
 mod opening;
 mod returning;
 
+pub use opening::Ending;
+
 use std::collections::{HashSet, VecDeque};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -417,11 +419,14 @@ impl Fleet {
 /// keeps a core for a microsecond each: whatever load runs there then has that as its last percentile.
 impl Drop for Fleet {
     fn drop(&mut self) {
-        for connection in self.connections.iter().flatten() {
-            // Where it is refused, the connection ends like any other.
-            _ = sockopt::set_socket_linger(&connection.socket, Some(Duration::ZERO));
-        }
+        self.connections.iter().flatten().for_each(reset);
     }
+}
+
+/// Ends the connection by a reset when it is dropped.
+fn reset(connection: &Connection) {
+    // Where it is refused, the connection ends like any other.
+    _ = sockopt::set_socket_linger(&connection.socket, Some(Duration::ZERO));
 }
 
 /// Tells epoll what the connection waits for. By edges: else the kernel looks in each wait at all that were ready in the one before,

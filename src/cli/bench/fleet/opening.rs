@@ -9,7 +9,7 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::{Connection, Fleet};
+use super::{Connection, Fleet, reset};
 use crate::cli::bench::checker::Ledger;
 use crate::cli::bench::error::BenchError;
 use crate::cli::bench::pace::Pace;
@@ -19,6 +19,14 @@ use crate::cli::bench::session::Session;
 /// Connections opened from one loopback address before the next one's turn.
 const PORTS_PER_SOURCE: u64 = 8192;
 const SOURCES: u64 = 128;
+
+/// How a load ends the connections that it has had enough of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// As clients do; the kernel remembers each for a minute.
+    Close,
+    Reset,
+}
 
 impl Fleet {
     /// Opens connections until `count` are subscribed, at most `window` at a time.
@@ -40,9 +48,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Opens connections at a pace, at most `window` at a time, and closes the oldest whenever more than `hold` are
+    /// Opens connections at a pace, at most `window` at a time, and ends the oldest whenever more than `hold` are
     /// subscribed. False when the server did not keep up by the deadline.
-    pub fn churn(&mut self, mut pace: Pace, window: usize, hold: usize) -> Result<bool, BenchError> {
+    pub fn churn(&mut self, mut pace: Pace, window: usize, hold: usize, ending: Ending) -> Result<bool, BenchError> {
         let mut stall = self.stall("opening connections");
         while !pace.is_done() || self.opening > 0 {
             while let Some(due) = pace.next(self.clock.now(), self.opening < window) {
@@ -52,10 +60,10 @@ impl Fleet {
                 return Ok(false);
             }
             self.opening_turn(&mut stall, pace.sleep_until(self.opening < window))?;
-            self.close_beyond(hold);
+            self.end_beyond(hold, ending);
             self.say(|fleet| format!("{} connections have come", fleet.opened));
         }
-        self.close_beyond(0);
+        self.end_beyond(0, ending);
         Ok(true)
     }
 
@@ -71,10 +79,12 @@ impl Fleet {
         }
     }
 
-    fn close_beyond(&mut self, hold: usize) {
+    fn end_beyond(&mut self, hold: usize, ending: Ending) {
         while self.ready.len() > hold {
             if let Some(index) = self.ready.pop_front() {
-                self.connections[index] = None;
+                if let Some(connection) = self.connections[index].take().filter(|_| ending == Ending::Reset) {
+                    reset(&connection);
+                }
                 self.free.push(index);
             }
         }
