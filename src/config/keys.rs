@@ -221,7 +221,7 @@ static WEBSOCKET: [Key<Config>; 6] = [
     },
     Key {
         name: "ping_interval",
-        doc: "Silence of a client after which it is pinged; up to a quarter less before the first ping, so that a crowd is not pinged all at once.",
+        doc: "Silence of a client after which it is pinged, or up to a quarter less, so that a crowd that came together is not pinged all at once.",
         field: |config| Field::Duration(&mut config.shard.ws.ping_interval, MILLISECOND..=DAY),
         live: true,
     },
@@ -248,7 +248,7 @@ static WEBSOCKET: [Key<Config>; 6] = [
 static STREAM: [Key<Config>; 2] = [
     Key {
         name: "keep_alive_interval",
-        doc: "Silence on an event stream or NDJSON stream after which a keep-alive is sent.",
+        doc: "How often a keep-alive is sent on an event stream or NDJSON stream; the first up to a quarter earlier, so that a crowd that came together does not get them all at once.",
         field: |config| Field::Duration(&mut config.shard.transport.keep_alive_interval, MILLISECOND..=HOUR),
         live: true,
     },

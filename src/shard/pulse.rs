@@ -14,7 +14,8 @@ use super::stage::Stage;
 use crate::base::{ConnId, Nanos, Now, TICK};
 use crate::protocol::codes::Disconnect;
 
-/// The part of an interval after which the first ping or keep-alive may be due, and without a word before it is.
+/// The part of an interval after which the first ping or keep-alive may be due. A silence as long as that is enough for a ping: what was
+/// said just after the handshake must not put all of a crowd off to the same instant again.
 const QUIET: f64 = 0.75;
 /// A pong's deadline that fires so late says that this worker stood still (a machine was suspended, say), not that its peer did:
 /// what came meanwhile may not have been read yet.
