@@ -19,8 +19,8 @@ use crate::base::{ConnId, Now};
 use crate::ring::Kind;
 use crate::shard::CloseHow;
 
-/// Time for the completions of a closing connection; later ones are a bug. Long, as a million that leave at once take their time.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for the completions of a closing connection; later ones are a bug.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Sockets {
     pub(super) fn close(&mut self, conn: ConnId, how: CloseHow, now: Now) {
