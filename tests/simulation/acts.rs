@@ -50,6 +50,11 @@ impl World {
             }
             // Long enough for whatever nobody uses to be forgotten.
             78 if self.random.chance(self.settings.faults.clock_jump) => self.jump(Duration::from_secs(150)),
+            // Until those who take nothing have been pinged, and some of them have been told that they did not answer.
+            79..=80 if self.random.chance(self.settings.faults.clock_jump) => {
+                let seconds = self.random.between(20, 40);
+                self.pass(Duration::from_secs(seconds));
+            }
             _ => self.advance(Duration::from_millis(1)),
         }
         self.operate(step);
@@ -57,7 +62,17 @@ impl World {
         self.turn(at);
     }
 
-    /// Time passes, but not while somebody has something to do.
+    /// Time passes, and workers do what falls due when it does.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now.monotonic + time;
+        while self.now.monotonic < end {
+            let rested = self.rest();
+            self.judge(rested);
+            self.sleep();
+        }
+    }
+
+    /// Workers stand still for so long, but not while somebody has something to do: what falls due meanwhile is late.
     fn jump(&mut self, step: Duration) {
         let rested = self.rest();
         self.judge(rested);

@@ -17,7 +17,7 @@ const LEAST: &[(&str, u64)] = &[
     ("close 1013", 4000),
     ("close 3008", 500),
     ("close 3010", 30),
-    ("close 3012", 25),
+    ("close 3012", 70),
     ("closed", 8000),
     ("collapse told", 40),
     ("congestion", 5000),
