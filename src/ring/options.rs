@@ -12,8 +12,10 @@ pub struct Options {
     pub cq_entries: u32,
     /// Direct descriptors; also limited by `RLIMIT_NOFILE`.
     pub files_max: u32,
-    /// Receive buffers of [`BUFFER_BYTES`] each; rounded down to a power of two, at most 32,768.
+    /// Receive buffers; rounded down to a power of two, at most 32,768.
     pub buffers: u16,
+    /// Bytes of each.
+    pub buffer_bytes: u32,
     /// Bytes that this ring may lock, where a limit is shared by several; `None` leaves it to the kernel to refuse.
     pub locked_bytes_max: Option<u64>,
     /// Set-up flags to be treated as if the kernel refused them, so that every fallback can be tested on any kernel.
@@ -26,7 +28,7 @@ const CQ_ENTRIES_MIN: u32 = 1024;
 const SQ_ENTRIES_MIN: u32 = 256;
 /// What a ring locks besides its queues.
 const RING_PAGES_BYTES: u64 = 16 << 10;
-/// Bytes of one receive buffer.
+/// Bytes of one receive buffer, where nothing else is asked for.
 pub const BUFFER_BYTES: u32 = 2048;
 /// Bytes of one large receive buffer. Of what is proxied to a reader that has stopped, one of them is held: with what the kernel
 /// holds then (19 KB) that stays below 64 KiB, which larger ones would not, and smaller ones cost a proxied download a fifth more.
@@ -41,6 +43,7 @@ impl Default for Options {
             cq_entries: 65_536,
             files_max: 1 << 20,
             buffers: 4096,
+            buffer_bytes: BUFFER_BYTES,
             locked_bytes_max: None,
             refused: SetupFlags::NONE,
         }

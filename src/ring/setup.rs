@@ -8,7 +8,7 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, Probe, opcode};
 
 use super::buffers::{Buffers, Group};
-use super::options::{BUFFER_BYTES, Features, Options, Queues, RingError, SetupFlags};
+use super::options::{Features, Options, Queues, RingError, SetupFlags};
 use super::sys::{self, RingFd};
 use super::token::{Kind, Token};
 
@@ -45,7 +45,7 @@ fn build_with(options: &Options, queues: &mut Queues) -> Result<Parts, RingError
     check_operations(&io)?;
     let files = register_files(&io, options.files_max)?;
     let count = prev_power_of_two(options.buffers.clamp(1, 1 << 15));
-    let buffers = Buffers::register(&io.submitter(), Group::Small, count, BUFFER_BYTES)
+    let buffers = Buffers::register(&io.submitter(), Group::Small, count, options.buffer_bytes)
         .map_err(|error| lacking("provided buffer rings", &error))?;
     let raw = io.as_raw_fd();
     let fd = RingFd { fd: raw, registered: sys::register_ring_fd(raw) };

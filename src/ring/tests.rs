@@ -32,7 +32,7 @@ struct Bench {
 }
 
 fn options() -> Options {
-    Options { sq_entries: 64, cq_entries: 4096, files_max: 1024, buffers: 64, locked_bytes_max: None, refused: SetupFlags::NONE }
+    Options { sq_entries: 64, cq_entries: 4096, files_max: 1024, buffers: 64, ..Options::default() }
 }
 
 fn conn(slot: u32) -> ConnId {

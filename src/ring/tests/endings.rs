@@ -1,5 +1,7 @@
 //! Closing with something armed, and cancels that race with what they cancel.
 
+use std::os::unix::net::UnixStream;
+
 use super::*;
 
 #[test]
@@ -88,4 +90,38 @@ fn pitfall_08_cancel_races() {
         (order.len() == 2).then_some(())
     });
     assert_eq!(order[1], (Kind::Cancel, -libc::ENOENT), "{order:?}");
+}
+
+#[test]
+fn pitfall_26_much_in_flight_is_left_to_the_kernel() {
+    if skip::without("uring") {
+        return;
+    }
+    for polls in [3usize, 5000] {
+        let mut bench = Bench::new(&options());
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        for number in 0..polls as u32 {
+            bench.ring.poll_descriptor(ours.as_fd(), Token::numbered(Kind::Wake, number));
+        }
+        bench.ring.cancel_token(Token::numbered(Kind::Wake, 0));
+        assert_eq!(bench.ring.in_flight(), polls + 1);
+        bench.until("a cancelled poll", |_, seen| (seen.token == Token::numbered(Kind::Wake, 0)).then_some(()));
+        bench.ring.enter(Wait::No).expect("enter");
+        assert_eq!(bench.ring.in_flight(), polls - 1);
+        // Either way the polls end, which hold the socket.
+        drop(bench);
+        drop(ours);
+        theirs.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+        assert_eq!(read(&mut theirs), 0, "{polls}");
+    }
+}
+
+/// Reads once. A ring that goes away on this thread interrupts what it does.
+fn read(peer: &mut UnixStream) -> usize {
+    loop {
+        match peer.read(&mut [0; 8]) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            read => return read.expect("the peer's end"),
+        }
+    }
 }

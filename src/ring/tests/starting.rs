@@ -71,3 +71,27 @@ fn pitfall_18_a_ring_may_go_with_everything_in_flight() {
         }
     }
 }
+
+#[test]
+fn a_descriptor_is_placed_where_it_is_to_be() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::new(&options());
+    let mut client = TcpStream::connect(bench.address()).expect("the listener listens");
+    client.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+    let (server, _) = bench.listener.accept().expect("a connection");
+    bench.ring.place(7, server.as_fd()).expect("a slot");
+    // The slot holds the socket.
+    drop(server);
+    bench.ring.push_send(conn(7), one(b"placed"), 0);
+    bench.ring.enter(Wait::No).expect("enter");
+    let mut got = [0; 6];
+    client.read_exact(&mut got).expect("the bytes");
+    assert_eq!(&got, b"placed");
+    bench.ring.close(conn(7));
+    bench.until("close", |_, seen| (seen.token.kind == Kind::Close && seen.result == 0).then_some(()));
+    assert_eq!(client.read(&mut got).expect("its end"), 0);
+    let files = bench.ring.features().files;
+    assert!(bench.ring.place(files, client.as_fd()).is_err(), "no such slot");
+}
