@@ -2,7 +2,7 @@
 
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use tungstenite::{Message, WebSocket};
 
@@ -250,5 +250,34 @@ fn in_a_container_that_refuses_io_uring_epoll_serves_and_the_remedy_is_said() {
         let doctor = where_uring_is_refused(errno, &["doctor", "--io", "epoll"]).output().expect("python3 runs");
         let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
         assert!(said.contains("RLIMIT_NOFILE") && !said.contains("io_uring"), "{said}");
+    }
+}
+
+#[test]
+fn the_loads_connections_are_where_its_flag_says() {
+    if skip::without("uring") {
+        return;
+    }
+    for (io, in_the_process) in [("uring", false), ("auto", false), ("epoll", true)] {
+        let server = Server::start(&[]);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringmain"));
+        command.args(["bench", "idle", "--from", "100", "--to", "300", "--settle", "20", "--churn", "0", "--io", io, "--json"]);
+        command.args(["--addr", &server.address.to_string(), "--pid", &std::process::id().to_string()]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut load = Ended(command.spawn().expect("the load generator runs"));
+        wait_for("the first connections", || (server.metric_sum("ringmain_connections") >= 100.0).then_some(()));
+        let open = std::fs::read_dir(format!("/proc/{}/fd", load.0.id())).expect("it runs").count();
+        assert_eq!(open >= 100, in_the_process, "{io}: {open} descriptors");
+        assert!(load.0.try_wait().expect("a child").is_none(), "{io}: it ended early");
+    }
+}
+
+/// A child that does not outlive its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
     }
 }

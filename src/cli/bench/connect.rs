@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::checker::Checker;
 use super::error::BenchError;
-use super::fleet::{Ending, Fleet};
+use super::fleet::Fleet;
 use super::pace::{Loop, Pace, Pacing, Phase, Words};
 use super::payload::PAYLOAD_BYTES_MIN;
 use super::report::Report;
@@ -34,6 +34,7 @@ pub fn run(args: &ConnectArgs) -> Result<Outcome, BenchError> {
     let request = args.common.subscribe(&args.channel, Transport::Ws);
     let checker = Checker::new(&args.channel, PAYLOAD_BYTES_MIN);
     let mut fleet = args.common.fleet(request, checker, args.hold + args.common.window)?;
+    fleet.end_as_clients_do();
     let phases = args.pacing.run(|pace| measure(&mut fleet, args, pace))?;
 
     let mut report = Report::new("connect");
@@ -52,7 +53,7 @@ fn measure(fleet: &mut Fleet, args: &ConnectArgs, pace: Loop) -> Result<Phase, B
     fleet.connect_latency.reset();
     let began = fleet.clock.now();
     let sample = args.common.server().sample(began)?;
-    let complete = fleet.churn(Pace::new(pace, began, args.connections), args.common.window, args.hold, Ending::Close)?;
+    let complete = fleet.churn(Pace::new(pace, began, args.connections), args.common.window, args.hold)?;
     let now = fleet.clock.now();
     let count = fleet.connect_latency.len();
     Ok(Phase {

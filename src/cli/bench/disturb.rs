@@ -89,7 +89,6 @@ pub fn run(args: &DisturbArgs) -> Result<Outcome, BenchError> {
     if args.rate == 0 || args.connections == 0 {
         return Err(BenchError::Flag { flag: "--rate and --connections", rule: "must be above 0" });
     }
-    super::fleet::check_descriptors(args.connections + args.crowd())?;
     let request = args.common.request(args.path.clone(), Doing::Echo { payload_bytes: args.payload });
     let mut fleet = args.common.fleet(request, Checker::new("", args.payload), args.connections)?;
     let is_over = AtomicBool::new(false);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::session::Fault;
+use crate::ring::RingError;
 
 #[derive(Debug)]
 pub enum BenchError {
@@ -23,6 +24,8 @@ pub enum BenchError {
     OutOfTime { seconds: u64 },
     /// `/proc` has no such process, or will not say.
     Process { pid: u32, error: io::Error },
+    /// There is no io_uring, or no more.
+    Ring(RingError),
     /// More connections than this process may have.
     Descriptors { needed: u64, limit: u64 },
     /// A process of the load has ended by itself; it has said why.
@@ -83,6 +86,7 @@ impl fmt::Display for BenchError {
             Self::Descriptors { needed, limit } => {
                 write!(f, "{needed} connections need more descriptors than the limit of {limit}: raise it with `ulimit -n`")
             }
+            Self::Ring(error) => write!(f, "{error} (or `--io epoll`)"),
             Self::Part => write!(f, "a process of the load has ended: see what it said above"),
             Self::Flag { flag, rule } => write!(f, "{flag} {rule}"),
         }

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::checker::Checker;
 use super::error::BenchError;
-use super::fleet::{Ending, Fleet};
+use super::fleet::Fleet;
 use super::pace::{Loop, Pace};
 use super::payload::PAYLOAD_BYTES_MIN;
 use super::report::Report;
@@ -65,8 +65,8 @@ pub fn run(args: &IdleArgs) -> Result<Outcome, BenchError> {
 
     let fresh = memory(args)?;
     let churn = Pace::new(Loop::Closed, fleet.clock.now(), args.churn);
-    // What the kernel remembers of closed connections, and forgets while memory is read, is no connection's.
-    fleet.churn(churn, args.common.window, args.churn_hold, Ending::Reset)?;
+    // By resets: what the kernel remembers of closed connections, and forgets while memory is read, is no connection's.
+    fleet.churn(churn, args.common.window, args.churn_hold)?;
     settle(&mut fleet, CHURN_SETTLE_SECONDS)?;
     let churned = memory(args)?;
     fleet.open(args.from, args.common.window)?;

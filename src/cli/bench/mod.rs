@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! fan_out, channels, stall, storm, echo,
-//! disturb, connect, idle, crowd ──► fleet ──► session ──► checker     (sockets / bytes / was it right, and when)
-//!        │            │         └─────► publisher ────┘
+//! disturb, connect, idle, crowd ──► fleet ──► session ──► checker     (connections / bytes / was it right, and when)
+//!        │            │         │      └─► sockets: io_uring or epoll
+//!        │            │         └─────► publisher
 //!        │            └─► pace: when the next is due, open or closed
 //!        └─► verdict: does the run count      server: /proc of the server      report: the table and the JSON line
 //! ```
@@ -32,6 +33,7 @@ mod publisher;
 mod report;
 mod server;
 mod session;
+mod sockets;
 mod stall;
 mod storm;
 mod verdict;
@@ -51,6 +53,7 @@ use fleet::{Bounds, Fleet};
 use report::Report;
 use server::Server;
 use session::{Doing, Request, Transport};
+use sockets::Io;
 use verdict::Verdict;
 
 /// Measures a running server.
@@ -108,6 +111,9 @@ struct Common {
     /// Whose doors the server has.
     #[arg(long, value_enum, default_value = "ringmain")]
     dialect: Dialect,
+    /// On which kernel interface the load's sockets are.
+    #[arg(long, value_enum, default_value = "auto")]
+    io: Io,
     /// Connections being opened at a time.
     #[arg(long, default_value_t = 128)]
     window: usize,
@@ -238,14 +244,13 @@ impl Common {
 
     /// Pins the load and makes its fleet, for at most `connections` at a time.
     fn fleet(&self, request: Request, checker: checker::Checker, connections: usize) -> Result<Fleet, BenchError> {
-        fleet::check_descriptors(connections)?;
         if let Some(cpu) = self.cpu {
             let mut set = rustix::thread::CpuSet::new();
             set.set(cpu as usize);
             rustix::thread::sched_setaffinity(None, &set)?;
         }
         let bounds = Bounds { time_max_seconds: self.time_max, stall_seconds: self.stall };
-        Fleet::new(self.addr, request, checker, bounds)
+        Fleet::new(self.io, connections, self.addr, request, checker, bounds)
     }
 }
 

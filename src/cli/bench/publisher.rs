@@ -87,17 +87,20 @@ impl Publisher {
         Ok(true)
     }
 
-    /// Reads replies.
+    /// Reads all replies that have come.
     pub fn receive(&mut self, checker: &mut Checker) -> Result<(), BenchError> {
         let mut bytes = [0u8; RECEIVE_BYTES];
-        match rustix::net::recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => Err(BenchError::Publish(PublishFault::Closed)),
-            Ok((received, _)) => {
-                self.carry.extend_from_slice(&bytes[..received]);
-                self.replies(checker).map_err(BenchError::Publish)
+        loop {
+            match rustix::net::recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(BenchError::Publish(PublishFault::Closed)),
+                Ok((received, _)) => {
+                    self.carry.extend_from_slice(&bytes[..received]);
+                    self.replies(checker).map_err(BenchError::Publish)?;
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(error.into()),
             }
-            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
         }
     }
 

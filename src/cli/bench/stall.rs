@@ -78,8 +78,8 @@ pub fn run(args: &StallArgs) -> Result<Outcome, BenchError> {
     let request = args.common.subscribe(&args.channel, Transport::Ws);
     let checker = Checker::new(&args.channel, args.payload);
     let mut fleet = args.common.fleet(request, checker, args.subscribers)?;
+    fleet.set_aside(args.stalled());
     fleet.open(args.subscribers, args.common.window)?;
-    fleet.set_aside(args.stalled())?;
     fleet.open_publisher(&args.common.api_key())?;
     let mut halves = Halves { rate: rate(&mut fleet, args)?, ..Halves::default() };
     // With one first: memory that the others take and give back would hide it.

@@ -56,6 +56,7 @@ pub fn run(args: &StormArgs) -> Result<Outcome, BenchError> {
     }
     let request = args.common.subscribe(&args.channel, Transport::Ws);
     let mut fleet = args.common.fleet(request, Checker::new(&args.channel, args.payload), args.count())?;
+    fleet.end_as_clients_do();
     fleet.expect(args.count());
     if !all_come(&mut fleet, args, &mut Pace::new(args.pace(), 0, 0))? {
         let stalled = BenchError::Stalled { doing: "opening connections", seconds: args.common.stall };

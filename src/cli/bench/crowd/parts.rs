@@ -38,6 +38,7 @@ impl Parts {
             command.args(["bench", "crowd-part", "--addr", &args.common.addr.to_string(), "--channel", &args.channel]);
             command.args(["--connections", &connections.to_string(), "--window", &window.to_string()]);
             command.args(["--time-max", &args.common.time_max.to_string(), "--stall", &args.common.stall.to_string()]);
+            command.args(["--io", args.common.io.name()]);
             command.args(args.common.api_key.iter().flat_map(|key| ["--api-key", key]));
             parts.0.push(Part::start(&mut command)?);
         }

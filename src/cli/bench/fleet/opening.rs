@@ -3,30 +3,18 @@
 //! They are opened from many loopback addresses, so that ephemeral ports never run out.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::OwnedFd;
 
-use rustix::event::epoll;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-
-use super::{Connection, Fleet, reset};
+use super::{Connection, Fleet};
 use crate::cli::bench::checker::Ledger;
 use crate::cli::bench::error::BenchError;
 use crate::cli::bench::pace::Pace;
 use crate::cli::bench::progress::Stall;
 use crate::cli::bench::session::Session;
+use crate::cli::bench::sockets::Opening;
 
 /// Connections opened from one loopback address before the next one's turn.
 const PORTS_PER_SOURCE: u64 = 8192;
 const SOURCES: u64 = 128;
-
-/// How a load ends the connections that it has had enough of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ending {
-    /// As clients do; the kernel remembers each for a minute.
-    Close,
-    Reset,
-}
 
 impl Fleet {
     /// Opens connections until `count` are subscribed, at most `window` at a time.
@@ -50,7 +38,7 @@ impl Fleet {
 
     /// Opens connections at a pace, at most `window` at a time, and ends the oldest whenever more than `hold` are
     /// subscribed. False when the server did not keep up by the deadline.
-    pub fn churn(&mut self, mut pace: Pace, window: usize, hold: usize, ending: Ending) -> Result<bool, BenchError> {
+    pub fn churn(&mut self, mut pace: Pace, window: usize, hold: usize) -> Result<bool, BenchError> {
         let mut stall = self.stall("opening connections");
         while !pace.is_done() || self.opening > 0 {
             while let Some(due) = pace.next(self.clock.now(), self.opening < window) {
@@ -60,10 +48,10 @@ impl Fleet {
                 return Ok(false);
             }
             self.opening_turn(&mut stall, pace.sleep_until(self.opening < window))?;
-            self.end_beyond(hold, ending);
+            self.end_beyond(hold);
             self.say(|fleet| format!("{} connections have come", fleet.opened));
         }
-        self.end_beyond(0, ending);
+        self.end_beyond(0);
         Ok(true)
     }
 
@@ -79,12 +67,11 @@ impl Fleet {
         }
     }
 
-    fn end_beyond(&mut self, hold: usize, ending: Ending) {
+    fn end_beyond(&mut self, hold: usize) {
         while self.ready.len() > hold {
             if let Some(index) = self.ready.pop_front() {
-                if let Some(connection) = self.connections[index].take().filter(|_| ending == Ending::Reset) {
-                    reset(&connection);
-                }
+                self.connections[index] = None;
+                self.sockets.end(index);
                 self.free.push(index);
             }
         }
@@ -99,42 +86,23 @@ impl Fleet {
     }
 
     /// Opens connection `index`, which is not open, of a subscriber who is where the ledger says.
-    pub(super) fn open_at(&mut self, index: usize, ledger: Ledger, intended: u64) -> Result<(), BenchError> {
-        let socket = self.connecting_socket().map_err(|error| BenchError::Connect(error.into()))?;
-        let interest = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-        epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(index as u64), interest)?;
-        self.connections[index] = Some(Connection {
-            socket,
-            session: Session::new(index, ledger),
-            carry: Vec::new(),
-            outbox: Vec::new(),
-            opened: intended,
-            connected: false,
-            paused: false,
-        });
+    pub(super) fn open_at(&mut self, index: usize, mut ledger: Ledger, intended: u64) -> Result<(), BenchError> {
+        let address = self.address;
+        let source = address.ip().is_loopback() && address.is_ipv4();
+        let source = source.then(|| source_of(self.opened, std::process::id()));
+        ledger.aside = index < self.aside;
+        self.sockets.open(index, &Opening { address, source, ending: self.ending, aside: ledger.aside })?;
+        self.connections[index] =
+            Some(Connection { session: Session::new(index, ledger), carry: Vec::new(), opened: intended, paused: false });
         self.opened += 1;
         self.opening += 1;
         Ok(())
-    }
-
-    fn connecting_socket(&self) -> Result<OwnedFd, Errno> {
-        let family = if self.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        sockopt::set_tcp_nodelay(&socket, true)?;
-        if self.address.ip().is_loopback() && self.address.is_ipv4() {
-            rustix::net::bind(&socket, &source(self.opened, std::process::id()))?;
-        }
-        match rustix::net::connect(&socket, &self.address) {
-            Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
-            Err(error) => Err(error),
-        }
     }
 }
 
 /// 127.A.B.1 for the first connections, then 127.A.B.2 and so on, around; A.B is this process's, as the ports of the
 /// process before may still be waiting out their minute.
-fn source(opened: u64, process: u32) -> SocketAddr {
+fn source_of(opened: u64, process: u32) -> SocketAddr {
     let [_, _, a, b] = process.to_be_bytes();
     let last = 1 + (opened / PORTS_PER_SOURCE % SOURCES) as u8;
     SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, a, b, last), 0))
@@ -146,7 +114,7 @@ mod tests {
 
     #[test]
     fn sources_are_loopback_and_last() {
-        let address = |opened| source(opened, 0x0001_0203).ip();
+        let address = |opened| source_of(opened, 0x0001_0203).ip();
         assert_eq!([address(0), address(8191), address(8192)].map(|ip| ip.to_string()), ["127.2.3.1", "127.2.3.1", "127.2.3.2"]);
         assert!((0..1 << 22).step_by(4096).all(|opened| address(opened).is_loopback()));
         assert_eq!(address(PORTS_PER_SOURCE * SOURCES), address(0));

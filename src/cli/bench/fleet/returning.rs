@@ -61,7 +61,8 @@ impl Fleet {
         self.flush_publisher()?;
         self.ready.clear();
         let open = self.connections.iter_mut().enumerate();
-        let ledgers = open.filter_map(|(index, place)| Some((index, place.take()?.session.ledger))).collect();
+        let ledgers: Vec<_> = open.filter_map(|(index, place)| Some((index, place.take()?.session.ledger))).collect();
+        ledgers.iter().for_each(|&(index, _)| self.sockets.end(index));
         Ok(self.let_come(ledgers))
     }
 
@@ -88,6 +89,7 @@ impl Fleet {
     /// The server told connection `index` to come back after so long.
     pub(super) fn turned_away(&mut self, index: usize, millis: u64, now: u64) {
         let Some(connection) = self.connections.get_mut(index).and_then(Option::take) else { return };
+        self.sockets.end(index);
         self.opening -= 1;
         self.returns.refused += 1;
         let millis = millis.saturating_add(jitter_millis(self.returns.refused));
