@@ -192,6 +192,8 @@ fn stalled_half(fleet: &mut Fleet, args: &StallArgs, stalled: usize, rate: f64, 
 
 fn half(fleet: &mut Fleet, args: &StallArgs, rate: f64, into: &mut Half) -> Result<bool, BenchError> {
     let count = publications(rate, args);
+    // Looking at the sockets and the memory between two halves leaves little of the others' in the caches.
+    fan_out::publish(fleet, args.healthy(), Loop::Open(rate), WARM_UP_PUBLICATIONS)?;
     let phase = fan_out::measure(fleet, &args.common, args.healthy(), Loop::Open(rate), count)?;
     into.achieved = into.achieved.min(phase.paced_per_second());
     let Phase { counted, spent, latency, complete, .. } = phase;
