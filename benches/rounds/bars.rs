@@ -89,10 +89,13 @@ use Limit::{AtLeast, AtMost};
 use Measure::{Against, Between, Median, Quotient, Worst};
 
 /// All bars, each with the group that it is about.
-const BARS: [(&str, &str, Measure, Limit); 24] = [
+const BARS: [(&str, &str, Measure, Limit); 27] = [
+    bar("fan-out 1 × 5,000, core-busy against bare io_uring", plan::FAN_OUT, Against(Uring, CORE), AtMost(1.10)),
     bar("fan-out 1 × 5,000, CPU against bare io_uring", plan::FAN_OUT, Against(Uring, CPU), AtMost(1.10)),
     bar("fan-out 1 × 5,000, core-busy against nchan", plan::FAN_OUT, Against(Nchan, CORE), AtMost(0.65)),
+    bar("fan-out 1 × 5,000 on epoll, core-busy against bare write()", plan::FAN_OUT, Between(Epoll, Write, CORE), AtMost(1.10)),
     bar("fan-out 1 × 5,000 on epoll, CPU against bare write()", plan::FAN_OUT, Between(Epoll, Write, CPU), AtMost(1.10)),
+    bar("fan-out 1 × 19,000, core-busy against bare io_uring", plan::FAN_OUT_LARGE, Against(Uring, CORE), AtMost(1.10)),
     bar("fan-out 1 × 19,000, CPU against bare io_uring", plan::FAN_OUT_LARGE, Against(Uring, CPU), AtMost(1.10)),
     bar("compressed broadcast, CPU against uncompressed", plan::BROADCAST, Between(Deflate, Ringmain, CPU), AtMost(1.15)),
     bar("16 publications in flight, CPU µs for each delivery", plan::WINDOWED, Median(CPU), AtMost(0.35)),

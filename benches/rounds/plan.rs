@@ -85,7 +85,7 @@ pub const PLAN: &[Group] = &[
         name: FAN_OUT,
         load: &["fan-out", "--subscribers", "5000", "--publications", "200"],
         contenders: &[Ringmain, Epoll, Write, Uring, Nchan],
-        rounds: 5,
+        rounds: 7,
     },
     Group {
         name: FAN_OUT_LARGE,

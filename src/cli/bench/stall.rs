@@ -52,8 +52,9 @@ pub struct StallArgs {
     /// server's `pong_timeout` must be longer. The default is nearly over when the first pings come, which one half alone would pay for.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
     seconds: u32,
-    /// Turns of all reading, some stalled, all reading again.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Turns of all reading, some stalled, all reading again. The ratios are the median of the turns', each of which is that of a few
+    /// publications.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     turns: u32,
     /// Bytes of a payload.
     #[arg(long, default_value_t = 1024)]
