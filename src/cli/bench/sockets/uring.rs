@@ -25,9 +25,11 @@ const SLOT_WAIT: Duration = Duration::from_millis(100);
 const SLOT_WAITS_MAX: u32 = 50;
 /// How long the end of the load waits for those that are left.
 const LAST_WAIT: Duration = Duration::from_secs(5);
-/// Completions between two enters: few, so that what is due waits for at most so many, and each that is a poll's finds a buffer for
-/// its receive.
-const COMPLETIONS_MAX: u32 = BUFFERS as u32;
+/// Completions between two enters: few, so that what is due waits for at most so many. What they lead to is also what one enter does,
+/// and a kernel without preemption lets no other thread of the load have the core until it has done that.
+const COMPLETIONS_MAX: u32 = 64;
+/// For the same reason, connections that are opened between two enters: each is a whole handshake on loopback.
+const OPENED_MAX: u32 = 8;
 const BUFFERS: u16 = 512;
 /// Room for a window's worth of a stream in each.
 const BUFFER_BYTES: u32 = 8 * 1024;
@@ -76,6 +78,8 @@ pub struct RingSockets {
     queued: VecDeque<Event>,
     /// Completions that were read since the last wait.
     read: u32,
+    /// Connections that were opened since the last enter.
+    opened: u32,
     /// How often a descriptor was watched: completions of an earlier one are nobody's.
     watches: u32,
     watching: Option<OwnedFd>,
@@ -98,6 +102,7 @@ impl RingSockets {
             unsent: Vec::new(),
             queued: VecDeque::new(),
             read: 0,
+            opened: 0,
             watches: 0,
             watching: None,
         })
@@ -142,6 +147,7 @@ impl RingSockets {
             }
             self.ring.push_send(conn, Frames::One(Frame::reply(std::mem::take(&mut cell.outbox))), 0);
         }
+        self.opened = 0;
         self.ring.enter(wait).map_err(BenchError::Ring)?;
         while let Some(refused) = self.ring.pop_refused() {
             self.refused(&refused);
@@ -312,7 +318,8 @@ impl Sockets for RingSockets {
         }
         self.slots[index] = Some(slot);
         self.ring.connect(conn, opening.address);
-        Ok(())
+        self.opened += 1;
+        if self.opened == OPENED_MAX { self.enter(Wait::No) } else { Ok(()) }
     }
 
     fn send(&mut self, index: usize, bytes: &[u8]) -> Result<(), BenchError> {
