@@ -34,7 +34,7 @@ done
 echo "$connections connections, $workers workers, up to $per_process of them in each process of the load" >&2
 status=0
 result=$("$target/ringmain" bench crowd --json --connections "$connections" --per-process "$per_process" \
-    --hold 95 --addr 127.0.0.1:9099 --api-key bench --pid "$server" --time-max 900 --stall 60) || status=$?
+    --hold 115 --addr 127.0.0.1:9099 --api-key bench --pid "$server" --time-max 900 --stall 60) || status=$?
 echo "$result" | tail -1
 [ "$status" -ne 2 ] || exit 2
 figure() { echo "$result" | tail -1 | sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p"; }
