@@ -24,7 +24,16 @@ target="${CARGO_TARGET_DIR:-target}/release"
 log=$(mktemp)
 "$target/ringmain" serve --config benches/million.toml --listen 127.0.0.1:9099 --workers "$workers" >"$log" 2>&1 &
 server=$!
-trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -f "$log"' EXIT INT TERM
+# Its log is for whoever wants to know why a run does not count: each message once, with how often it came.
+end() {
+    kill "$server" 2>/dev/null || true
+    wait "$server" 2>/dev/null || true
+    echo "the server said:" >&2
+    sed -n 's/.*"level":"\([A-Z]*\)","message":"\([^"]*\)".*/\1 \2/p' "$log" | sort | uniq -c >&2
+    rm -f "$log"
+}
+trap end EXIT
+trap 'exit 130' INT TERM
 tries=0
 until grep -q '"message":"serving"' "$log"; do
     tries=$((tries + 1))
@@ -37,7 +46,7 @@ result=$("$target/ringmain" bench crowd --json --connections "$connections" --pe
     --hold 115 --addr 127.0.0.1:9099 --api-key bench --pid "$server" --time-max 900 --stall 60) || status=$?
 echo "$result" | tail -1
 [ "$status" -ne 2 ] || exit 2
-figure() { echo "$result" | tail -1 | sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p"; }
+figure() { echo "$result" | tail -1 | sed -n "s/.*\"$1\":\([-0-9.]*\).*/\1/p"; }
 # The bars are for a million; fewer have a smaller share of what the server has anyway.
 missed=0
 bar() { # what, figure, most

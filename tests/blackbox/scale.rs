@@ -1,9 +1,11 @@
 //! Many connections, many workers, few rights.
 
+use std::io::Read;
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tungstenite::{Message, WebSocket};
 
 use crate::skip;
@@ -73,11 +75,40 @@ fn a_crowd_of_several_processes_gets_what_is_published() {
     wait_for("everybody to be gone", || (server.metric_sum("ringmain_connections") <= 1.0).then_some(()));
 }
 
-/// Puts a load on the server; what it found, and whether it exited with success.
-fn bench(server: &Server, load: &[&str]) -> (serde_json::Value, bool) {
+#[test]
+fn a_crowd_that_loses_some_says_so_and_does_not_wait_for_them() {
+    if skip::without("uring") {
+        return;
+    }
+    let server = Server::start(&[("RINGMAIN_WEBSOCKET__PING_INTERVAL", "1s"), ("RINGMAIN_WEBSOCKET__PONG_TIMEOUT", "500ms")]);
+    let load = ["crowd", "--connections", "300", "--per-process", "100", "--hold", "8", "--stall", "60"];
+    let mut lead = load_on(&server, &load).stdout(Stdio::piped()).spawn().expect("the load generator starts");
+    wait_for("two pings of each to be answered", || {
+        (server.metric_sum("ringmain_ws_messages_received_total{opcode=\"pong\"}") >= 600.0).then_some(())
+    });
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", lead.id())).expect("the list of its parts");
+    let part = children.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?)).expect("a part");
+    kill_process(part, Signal::STOP).expect("it runs");
+    wait_for("its connections to be given up", || (server.metric("ringmain_pong_timeouts_total") == Some(100)).then_some(()));
+    kill_process(part, Signal::CONT).expect("it is there");
+    let mut text = String::new();
+    lead.stdout.take().expect("its output").read_to_string(&mut text).expect("text");
+    assert_eq!(lead.wait().expect("a child").code(), Some(1), "{text}");
+    let line: serde_json::Value = serde_json::from_str(text.trim()).expect("one line");
+    assert_eq!((&line["deliveries"], &line["lost"], &line["closed_by_server"]), (&200.into(), &100.into(), &100.into()), "{line}");
+    assert!(line["reasons"].to_string().contains("3012"), "{line}");
+}
+
+/// A load on the server that is about to start.
+fn load_on(server: &Server, load: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringmain"));
     command.arg("bench").args(load).args(["--json", "--addr", &server.address.to_string(), "--api-key", KEY]);
-    let output = command.output().expect("the load generator runs");
+    command
+}
+
+/// Puts a load on the server; what it found, and whether it exited with success.
+fn bench(server: &Server, load: &[&str]) -> (serde_json::Value, bool) {
+    let output = load_on(server, load).output().expect("the load generator runs");
     let text = String::from_utf8_lossy(&output.stdout);
     let line = serde_json::from_str(text.trim()).unwrap_or_else(|error| {
         panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr));

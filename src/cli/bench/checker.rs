@@ -297,14 +297,23 @@ impl Checker {
 
     /// The offset of the last publication of this subscriber's channel, once one was seen.
     pub fn last_offset(&self, ledger: &Ledger) -> Option<u64> {
+        Some(self.channel(ledger).first_offset()? + self.published_to(ledger).checked_sub(1)?)
+    }
+
+    /// Publications to this subscriber's channel.
+    fn published_to(&self, ledger: &Ledger) -> u64 {
         let before = u64::from(ledger.channel);
-        let published = self.published().saturating_sub(before).div_ceil(self.channels.len() as u64);
-        Some(self.channel(ledger).first_offset()? + published.checked_sub(1)?)
+        self.published().saturating_sub(before).div_ceil(self.channels.len() as u64)
     }
 
     /// Publications that never came to this subscriber.
     pub fn missing(&self, ledger: &Ledger) -> u64 {
         self.last_offset(ledger).map_or(0, |last| ledger.missing(last))
+    }
+
+    /// Publications that a subscriber who is gone will never get: all of them where nobody has seen one.
+    pub fn missed(&self, ledger: &Ledger) -> u64 {
+        self.last_offset(ledger).map_or_else(|| self.published_to(ledger), |last| ledger.missing(last))
     }
 
     fn channel(&self, ledger: &Ledger) -> &Channel {

@@ -152,7 +152,7 @@ pub fn run(args: &BenchArgs) -> ExitCode {
         Err(error) => {
             eprintln!("ringmain bench: {error}");
             // Programs that read the line must not take silence for success.
-            println!("{}", Verdict::without_figures(args.load.name(), error.to_string()).json());
+            super::say(&format!("{}\n", Verdict::without_figures(args.load.name(), error.to_string()).json()));
             ExitCode::from(2)
         }
     }
@@ -209,10 +209,8 @@ impl Load {
 }
 
 fn print(report: &Report, json: bool) {
-    if !json {
-        print!("{}", report.table());
-    }
-    println!("{}", report.json());
+    let table = if json { String::new() } else { report.table() };
+    super::say(&format!("{table}{}\n", report.json()));
 }
 
 impl Common {

@@ -22,7 +22,7 @@ use super::fleet::Fleet;
 use super::payload::PAYLOAD_BYTES_MIN;
 use super::report::Report;
 use super::server::Memory;
-use super::session::Transport;
+use super::session::{Fault, Transport};
 use super::verdict::Verdict;
 use super::{Common, Outcome};
 use part::Progress;
@@ -72,7 +72,8 @@ pub fn run(args: &CrowdArgs) -> Result<Outcome, BenchError> {
     let mut parts = Parts::start(args)?;
 
     let began = lead.clock.now();
-    wait(&mut lead, &mut parts, "connections are up", args.connections as u64, |sum| sum.up)?;
+    let count = args.connections as u64;
+    wait(&mut lead, &mut parts, &Goal { what: "connections are up", count, come: |sum| sum.up, missed: |_| 0 })?;
     let connected = lead.clock.now() - began;
     let held = stay(&mut lead, &mut parts, args.hold)?;
     let after = look(args)?;
@@ -80,15 +81,17 @@ pub fn run(args: &CrowdArgs) -> Result<Outcome, BenchError> {
     let mut slowest = 0;
     for broadcast in 1..=args.broadcasts {
         parts.expect()?;
-        wait(&mut lead, &mut parts, "broadcasts are waited for by all", broadcast, |sum| sum.expecting)?;
+        let told = Goal { what: "broadcasts are waited for by all", count: broadcast, come: |sum| sum.expecting, missed: |_| 0 };
+        wait(&mut lead, &mut parts, &told)?;
         let began = lead.clock.now();
         publish(&mut lead, args)?;
-        wait(&mut lead, &mut parts, "deliveries", args.connections as u64 * broadcast, |sum| sum.delivered)?;
+        let delivered = Goal { what: "deliveries", count: count * broadcast, come: |sum| sum.delivered, missed: |sum| sum.missed };
+        wait(&mut lead, &mut parts, &delivered)?;
         slowest = slowest.max(lead.clock.now() - began);
     }
-    let count = parts.len();
+    let processes = parts.len();
     let sum = parts.end()?;
-    Ok(outcome(args, count, &sum, connected, held, slowest, [before, after]))
+    Ok(outcome(args, processes, &sum, connected, held, slowest, [before, after]))
 }
 
 fn look(args: &CrowdArgs) -> Result<Look, BenchError> {
@@ -114,25 +117,34 @@ fn publish(lead: &mut Fleet, args: &CrowdArgs) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Waits until the parts have come to `count`.
-fn wait(
-    lead: &mut Fleet,
-    parts: &mut Parts,
+/// What is waited for.
+struct Goal {
     what: &'static str,
     count: u64,
-    reached: impl Fn(&Progress) -> u64,
-) -> Result<(), BenchError> {
+    come: fn(&Progress) -> u64,
+    /// Waiting for these would be in vain.
+    missed: fn(&Progress) -> u64,
+}
+
+/// Waits until everything has come that can come.
+fn wait(lead: &mut Fleet, parts: &mut Parts, goal: &Goal) -> Result<(), BenchError> {
+    let Goal { what, count, .. } = *goal;
     let mut stall = lead.stall(what);
     loop {
         let sum = parts.look()?;
-        let now = reached(&sum);
-        if now >= count {
+        let (now, missed) = ((goal.come)(&sum), (goal.missed)(&sum));
+        if now + missed >= count {
             return Ok(());
         }
-        stall.check(now, lead.clock.now())?;
-        lead.say(|_| format!("{now} of {count} {what}"));
+        stall.check(now + missed, lead.clock.now())?;
+        lead.say(|_| format!("{now} of {count} {what}{}", closed(&sum)));
         lead.turn(lead.clock.now() + LOOK_NANOS)?;
     }
+}
+
+/// The rest of a line that says how far the crowd is.
+fn closed(sum: &Progress) -> String {
+    if sum.closed > 0 { format!(", {} connections were closed by the server", sum.closed) } else { String::new() }
 }
 
 /// Stays for so many seconds. Returns how many.
@@ -140,7 +152,8 @@ fn stay(lead: &mut Fleet, parts: &mut Parts, seconds: u64) -> Result<u64, BenchE
     let until = lead.clock.now() + seconds * 1_000_000_000;
     while lead.clock.now() < until {
         let sum = parts.look()?;
-        lead.say(|_| format!("{} connections stay, {} pings came", sum.up - sum.closed.min(sum.up), sum.pings));
+        let staying = sum.up.saturating_sub(sum.closed);
+        lead.say(|_| format!("{staying} connections stay, {} pings came{}", sum.pings, closed(&sum)));
         lead.turn(lead.clock.now() + LOOK_NANOS)?;
     }
     Ok(seconds)
@@ -176,7 +189,7 @@ fn outcome(
     let mut verdict = Verdict::default();
     verdict.came(sum.delivered, "deliveries");
     verdict.lost((args.connections as u64 * args.broadcasts).saturating_sub(sum.delivered), "deliveries");
-    verdict.closed((sum.closed, None));
+    verdict.closed((sum.closed, (sum.close_code > 0).then_some(Fault::Closed { code: sum.close_code })));
     verdict.against(sum.wrong > 0, format!("{} things came wrong, again or out of order", sum.wrong));
     Outcome::new(report, &verdict)
 }

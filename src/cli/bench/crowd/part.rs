@@ -11,7 +11,7 @@ use crate::cli::bench::error::BenchError;
 use crate::cli::bench::fleet::Fleet;
 use crate::cli::bench::payload::PAYLOAD_BYTES_MIN;
 use crate::cli::bench::report::Report;
-use crate::cli::bench::session::Transport;
+use crate::cli::bench::session::{Fault, Transport};
 use crate::cli::bench::verdict::Verdict;
 use crate::cli::bench::{Common, Outcome};
 
@@ -39,6 +39,10 @@ pub struct Progress {
     pub pings: u64,
     /// Connections that the server closed.
     pub closed: u64,
+    /// The code that it gave one of them; 0: none.
+    pub close_code: u16,
+    /// Deliveries that those will never get.
+    pub missed: u64,
     /// Whatever came and should not have.
     pub wrong: u64,
 }
@@ -52,6 +56,8 @@ impl Progress {
             delivered: self.delivered + other.delivered,
             pings: self.pings + other.pings,
             closed: self.closed + other.closed,
+            close_code: self.close_code.max(other.close_code),
+            missed: self.missed + other.missed,
             wrong: self.wrong + other.wrong,
         }
     }
@@ -118,12 +124,15 @@ fn say(fleet: &Fleet, expecting: u64, said_at: &mut u64) {
     }
     *said_at = now;
     let tally = fleet.checker.tally;
+    let (closed, fault) = fleet.closed();
     let progress = Progress {
         up: fleet.ready() as u64,
         expecting,
         delivered: tally.deliveries,
         pings: fleet.checker.pings,
-        closed: fleet.closed().0,
+        closed,
+        close_code: if let Some(Fault::Closed { code }) = fault { code } else { 0 },
+        missed: fleet.missed(),
         wrong: tally.repeated + tally.disordered + tally.corrupt + tally.gaps,
     };
     if let Ok(line) = serde_json::to_string(&progress) {

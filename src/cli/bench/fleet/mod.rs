@@ -239,6 +239,11 @@ impl Fleet {
         by_count.max(present.chain(&self.departed).map(|ledger| self.checker.missing(ledger)).sum())
     }
 
+    /// Deliveries that connections will never get, as the server has closed them.
+    pub fn missed(&self) -> u64 {
+        self.departed.iter().map(|ledger| self.checker.missed(ledger)).sum()
+    }
+
     pub fn is_out_of_time(&self) -> bool {
         self.clock.now() > self.ends_at
     }
