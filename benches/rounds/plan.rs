@@ -119,7 +119,7 @@ pub const PLAN: &[Group] = &[
     },
     Group {
         name: CHANNELS,
-        load: &["channels", "--publications", "20000", "--rest", "1"],
+        load: &["channels", "--publications", "20000", "--lead", "1"],
         contenders: &[Ringmain, Epoll, Nchan],
         rounds: 5,
     },

@@ -35,7 +35,7 @@ pub fn run(args: &ConnectArgs) -> Result<Outcome, BenchError> {
     let checker = Checker::new(&args.channel, PAYLOAD_BYTES_MIN);
     let mut fleet = args.common.fleet(request, checker, args.hold + args.common.window)?;
     fleet.end_as_clients_do();
-    let phases = args.pacing.run(|pace| measure(&mut fleet, args, pace))?;
+    let phases = args.pacing.run(|pace, lead| measure(&mut fleet, args, pace, lead))?;
 
     let mut report = Report::new("connect");
     report.add("connections", args.connections);
@@ -49,7 +49,10 @@ pub fn run(args: &ConnectArgs) -> Result<Outcome, BenchError> {
     Ok(Outcome::new(report, &verdict))
 }
 
-fn measure(fleet: &mut Fleet, args: &ConnectArgs, pace: Loop) -> Result<Phase, BenchError> {
+fn measure(fleet: &mut Fleet, args: &ConnectArgs, pace: Loop, lead: u64) -> Result<Phase, BenchError> {
+    if lead > 0 {
+        fleet.churn(Pace::new(pace, fleet.clock.now(), lead), args.common.window, args.hold)?;
+    }
     fleet.connect_latency.reset();
     let began = fleet.clock.now();
     let sample = args.common.server().sample(began)?;

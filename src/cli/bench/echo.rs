@@ -47,7 +47,7 @@ pub fn run(args: &EchoArgs) -> Result<Outcome, BenchError> {
     fleet.open(args.connections, args.common.window)?;
     run_closed(&mut fleet, args.pipeline, WARM_UP_SECONDS)?;
     drain(&mut fleet)?;
-    let phases = args.pacing.run(|pace| measure(&mut fleet, args, pace))?;
+    let phases = args.pacing.run(|pace, lead| measure(&mut fleet, args, pace, lead))?;
 
     let mut report = Report::new("echo");
     report.add("connections", args.connections);
@@ -61,7 +61,11 @@ pub fn run(args: &EchoArgs) -> Result<Outcome, BenchError> {
     Ok(Outcome::new(report, &verdict))
 }
 
-fn measure(fleet: &mut Fleet, args: &EchoArgs, pace: Loop) -> Result<Phase, BenchError> {
+fn measure(fleet: &mut Fleet, args: &EchoArgs, pace: Loop, lead: u64) -> Result<Phase, BenchError> {
+    if lead > 0 {
+        run_open(fleet, pace, lead, || false)?;
+        drain(fleet)?;
+    }
     match pace {
         Loop::Closed | Loop::Windowed(_) => measure_as(fleet, &args.common, |fleet| run_closed(fleet, args.pipeline, args.seconds)),
         Loop::Open(rate) => measure_open(fleet, &args.common, pace, (rate * args.seconds as f64) as u64, || false),

@@ -144,11 +144,12 @@ pub fn run_plan(plan: &Plan<'_>) -> Result<Outcome, BenchError> {
     let mut warm = false;
     // Of the first loop, as the count of all deliveries is.
     let mut compressed = None;
-    let phases = plan.pacing.run(|pace| {
+    let phases = plan.pacing.run(|pace, lead| {
         let pace = if pace == Loop::Closed && plan.in_flight > 1 { Loop::Windowed(plan.in_flight) } else { pace };
         if !std::mem::replace(&mut warm, true) {
             publish(&mut fleet, plan.subscribers, pace, plan.warmup)?;
         }
+        publish(&mut fleet, plan.subscribers, pace, lead)?;
         let count = match (pace, plan.pacing.is_both()) {
             (Loop::Open(_), true) => (plan.publications / 2).max(1),
             (Loop::Open(_) | Loop::Closed | Loop::Windowed(_), _) => plan.publications,

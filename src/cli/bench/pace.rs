@@ -7,8 +7,6 @@
 //!
 //! So a load runs closed first, for the cost and the capacity, and then open at a part of that capacity, for latency.
 
-use std::time::Duration;
-
 use clap::Args;
 use hdrhistogram::Histogram;
 
@@ -28,10 +26,9 @@ pub struct Pacing {
     /// Percent of the closed loop's throughput that the open loop sends at.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u8).range(1..=100))]
     load: u8,
-    /// Seconds between the two loops. For servers in real time: the kernel holds one that never rested for 0.95 s back for the rest of
-    /// that second, and the open loop must not begin in it.
+    /// Seconds of the open loop before those that are measured.
     #[arg(long, default_value_t = 0)]
-    rest: u8,
+    lead: u8,
 }
 
 /// One of the two loops.
@@ -98,7 +95,7 @@ pub struct Words {
 impl Pacing {
     /// An open loop alone.
     pub const fn at(rate: f64) -> Self {
-        Self { rate: Some(rate), closed: false, load: 100, rest: 0 }
+        Self { rate: Some(rate), closed: false, load: 100, lead: 0 }
     }
 
     /// Whether an open loop follows a closed one.
@@ -106,8 +103,8 @@ impl Pacing {
         self.rate.is_none() && !self.closed
     }
 
-    /// Runs the loops that the flags ask for.
-    pub fn run(&self, mut phase: impl FnMut(Loop) -> Result<Phase, BenchError>) -> Result<Phases, BenchError> {
+    /// Runs the loops that the flags ask for. `phase` is given the pace, and how many are to be sent at it before it measures.
+    pub fn run(&self, mut phase: impl FnMut(Loop, u64) -> Result<Phase, BenchError>) -> Result<Phases, BenchError> {
         let first = match self.rate {
             Some(rate) if !rate.is_finite() || rate < 0.0 => {
                 return Err(BenchError::Flag { flag: "--rate", rule: "must be 0 or more" });
@@ -115,12 +112,11 @@ impl Pacing {
             Some(rate) if rate > 0.0 => Loop::Open(rate),
             Some(_) | None => Loop::Closed,
         };
-        let cost = phase(first)?;
-        let open = (self.is_both() && cost.complete).then(|| Loop::Open(cost.paced_per_second() * f64::from(self.load) / 100.0));
-        if open.is_some() {
-            std::thread::sleep(Duration::from_secs(self.rest.into()));
-        }
-        let open = open.map(|pace| phase(pace).map(|phase| (pace, phase))).transpose()?;
+        let cost = phase(first, 0)?;
+        let rate = cost.paced_per_second() * f64::from(self.load) / 100.0;
+        let lead = (rate * f64::from(self.lead)) as u64;
+        let open = (self.is_both() && cost.complete).then_some(Loop::Open(rate));
+        let open = open.map(|pace| phase(pace, lead).map(|phase| (pace, phase))).transpose()?;
         Ok(Phases { cost: (first, cost), open })
     }
 }
@@ -223,13 +219,31 @@ mod tests {
 
     fn loops(pacing: &Pacing, complete: bool) -> Vec<Loop> {
         let mut ran = Vec::new();
-        let phases = pacing.run(|pace| {
+        let phases = pacing.run(|pace, _| {
             ran.push(pace);
             let spent = Spent { process: None, core: None };
             Ok(Phase { nanos: 2_000_000_000, paced: 100, counted: 500, spent, latency: new_histogram(), complete })
         });
         assert_eq!(phases.is_ok(), !ran.is_empty());
         ran
+    }
+
+    #[test]
+    fn the_open_loop_begins_before_it_is_measured() {
+        let pacing = Pacing { rate: None, closed: false, load: 60, lead: 3 };
+        let mut leads = Vec::new();
+        let phases = pacing.run(|_, lead| {
+            leads.push(lead);
+            Ok(Phase {
+                nanos: 2_000_000_000,
+                paced: 100,
+                counted: 1,
+                spent: Spent::default(),
+                latency: new_histogram(),
+                complete: true,
+            })
+        });
+        assert_eq!((phases.is_ok(), leads), (true, vec![0, 90]));
     }
 
     #[test]
@@ -241,7 +255,7 @@ mod tests {
 
     #[test]
     fn the_open_loop_sends_at_a_part_of_what_the_closed_one_did() {
-        let pacing = |rate, closed| Pacing { rate, closed, load: 60, rest: 0 };
+        let pacing = |rate, closed| Pacing { rate, closed, load: 60, lead: 0 };
         assert_eq!(loops(&pacing(None, false), true), [Loop::Closed, Loop::Open(30.0)]);
         assert_eq!(loops(&pacing(None, false), false), [Loop::Closed]);
         assert_eq!(loops(&pacing(None, true), true), [Loop::Closed]);
