@@ -23,5 +23,5 @@ pub use mutant::{Mutant, mutated};
 pub use position::{Epoch, StreamPosition};
 pub use random::Random;
 pub use slots::Slots;
-pub use time::{Nanos, Now, WallMs};
+pub use time::{Nanos, Now, STOOD_STILL, WallMs};
 pub use wheel::{TICK, Wheel};

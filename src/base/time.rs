@@ -41,3 +41,7 @@ pub struct Now {
     /// For people.
     pub wall: WallMs,
 }
+
+/// A worker that finds a deadline so late stood still (a machine was suspended, or had no time for it): what came meanwhile may not have
+/// been read yet.
+pub const STOOD_STILL: Duration = Duration::from_secs(1);

@@ -18,8 +18,8 @@ pub const EXPIRED_MAX: usize = 1024;
 pub enum Due {
     /// Long enough discarded a closed connection's input.
     Linger(ConnId),
-    /// The completions of a closing connection should all have come.
-    Close(ConnId),
+    /// The completions of a closing connection should all have come by then.
+    Close(ConnId, Nanos),
     Connect(ConnId),
     /// Try to write again, whatever poll says.
     Write(ConnId),
@@ -65,9 +65,8 @@ impl InOrder {
         self.0.front().map(|(at, _)| *at)
     }
 
-    fn expire(&mut self, now: Nanos) -> Option<ConnId> {
-        let (at, conn) = *self.0.front()?;
-        (at <= now).then(|| self.0.pop_front()).map(|_| conn)
+    fn expire(&mut self, now: Nanos) -> Option<(Nanos, ConnId)> {
+        self.0.front().is_some_and(|(at, _)| *at <= now).then(|| self.0.pop_front()).flatten()
     }
 
     /// Drops those in front that have lost their meaning.
@@ -117,11 +116,11 @@ impl Deadlines {
 
     /// One that is due by `now`.
     pub fn expire(&mut self, now: Nanos) -> Option<Due> {
-        if let Some(conn) = self.lingers.expire(now) {
+        if let Some((_, conn)) = self.lingers.expire(now) {
             return Some(Due::Linger(conn));
         }
-        if let Some(conn) = self.closes.expire(now) {
-            return Some(Due::Close(conn));
+        if let Some((at, conn)) = self.closes.expire(now) {
+            return Some(Due::Close(conn, at));
         }
         let Reverse(first) = self.heap.peek()?;
         (first.at <= now).then(|| self.heap.pop()).flatten().map(|Reverse(entry)| entry.due)
@@ -155,8 +154,8 @@ mod tests {
         deadlines.prune(|conn| conn.slot >= 3);
         let mut fired = |now| std::iter::from_fn(|| deadlines.expire(now)).collect::<Vec<_>>();
         assert_eq!(fired(Nanos(12)), []);
-        assert_eq!(fired(Nanos(13)), [Due::Close(conn(3))]);
-        assert_eq!(fired(Nanos(0) + LINGER_TIMEOUT), [Due::Linger(conn(7)), Due::Close(conn(4))]);
+        assert_eq!(fired(Nanos(13)), [Due::Close(conn(3), Nanos(13))]);
+        assert_eq!(fired(Nanos(0) + LINGER_TIMEOUT), [Due::Linger(conn(7)), Due::Close(conn(4), Nanos(14))]);
         assert_eq!(deadlines.next(), None);
     }
 }

@@ -11,15 +11,12 @@ use super::Shard;
 use super::connections::Pause;
 use super::encode;
 use super::stage::Stage;
-use crate::base::{ConnId, Nanos, Now, TICK};
+use crate::base::{ConnId, Nanos, Now, STOOD_STILL, TICK};
 use crate::protocol::codes::Disconnect;
 
 /// The part of an interval after which the first ping or keep-alive may be due. A silence as long as that is enough for a ping: what was
 /// said just after the handshake must not put all of a crowd off to the same instant again.
 const QUIET: f64 = 0.75;
-/// A pong's deadline that fires so late says that this worker stood still (a machine was suspended, say), not that its peer did:
-/// what came meanwhile may not have been read yet.
-const LATE: Duration = Duration::from_secs(1);
 
 impl Shard {
     /// When the first ping or keep-alive of a connection is due.
@@ -53,7 +50,7 @@ impl Shard {
             // Its pong may be behind what is held.
             socket.awaiting_pong = false;
             self.timers.set(conn.slot, now.monotonic + ping_interval);
-        } else if socket.awaiting_pong && self.timers.late(now.monotonic) > LATE {
+        } else if socket.awaiting_pong && self.timers.late(now.monotonic) > STOOD_STILL {
             self.timers.set(conn.slot, now.monotonic + self.options.ws.pong_timeout);
         } else if socket.awaiting_pong {
             self.metrics.pong_timeouts += 1;

@@ -297,7 +297,7 @@ impl Shell for Sockets {
                 Due::Receive(conn) => self.read_later(conn),
                 Due::Accept(listener) => self.accept_due(listener as usize, now),
                 // Closes complete in their calls, addresses come with their accepts, and nobody is parked.
-                Due::Close(_) | Due::Name(_) | Due::Sweep => {}
+                Due::Close(..) | Due::Name(_) | Due::Sweep => {}
             }
         }
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::Sockets;
 use super::cells::{Flags, Stage};
 use super::receiving::receive_kind;
-use crate::base::{ConnId, Now};
+use crate::base::{ConnId, Nanos, Now, STOOD_STILL};
 use crate::ring::Kind;
 use crate::shard::CloseHow;
 
@@ -110,11 +110,33 @@ impl Sockets {
         self.accept_if_room(now);
     }
 
-    pub(super) fn close_expired(&mut self, conn: ConnId) {
+    pub(super) fn close_expired(&mut self, conn: ConnId, due: Nanos, now: Now) {
         if let Some(cell) = self.cells.of(conn).filter(|cell| matches!(cell.stage, Stage::Closing | Stage::Closed)) {
+            if may_be_unseen(due, now.monotonic, self.ring.has_completions()) {
+                return self.deadlines.close(now.monotonic, CLOSE_TIMEOUT, conn);
+            }
             let in_flight = cell.in_flight;
             self.facts.lost_completions += 1;
             tracing::error!(%conn, in_flight, "completions of a closing connection are missing");
         }
+    }
+}
+
+/// Whether completions that are missing at `due` may have come all the same: not all of them were read, or the worker had no turns in
+/// which to ask for the next step of a close.
+fn may_be_unseen(due: Nanos, now: Nanos, unread: bool) -> bool {
+    unread || now.since(due) > STOOD_STILL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_stood_still_or_is_behind_misses_no_completion() {
+        let due = Nanos::default() + CLOSE_TIMEOUT;
+        assert!(may_be_unseen(due, due, true));
+        assert!(may_be_unseen(due, due + STOOD_STILL * 2, false));
+        assert!(!may_be_unseen(due, due + STOOD_STILL, false));
     }
 }

@@ -290,7 +290,7 @@ impl Shell for Sockets {
             let Some(due) = self.deadlines.expire(now.monotonic) else { return };
             match due {
                 Due::Linger(conn) => self.linger_expired(conn, now),
-                Due::Close(conn) => self.close_expired(conn),
+                Due::Close(conn, due) => self.close_expired(conn, due, now),
                 Due::Connect(conn) => self.connect_expired(conn),
                 Due::Write(conn) => self.write_again(conn, shard, now),
                 Due::Receive(conn) => self.receive_again(conn),
