@@ -16,6 +16,7 @@ pub fn examine(host: &Host, load: &Load) -> Vec<Finding> {
         network::congestion_control(host, load),
         Some(system::cpus(host, load, limits::workers_for_descriptors(host, load))),
         Some(system::memory(host, load)),
+        system::memory_scans(host),
         Some(limits::open_files(host, load)),
         Some(limits::nr_open(host, load)),
         Some(limits::file_max(host, load)),

@@ -55,6 +55,8 @@ pub struct Host {
     pub congestion_control: Option<String>,
     pub congestion_available: Option<String>,
     pub congestion_allowed: Option<String>,
+    /// Whether a thread of the kernel looks through memory for what is not used (DAMON); `None` where there is none to be seen.
+    pub scans_memory: Option<bool>,
     /// Packets dropped before TCP saw them, as a core's queue was full; since the start of the machine.
     pub softnet_drops: Option<u64>,
     /// Handshakes dropped at a full accept queue.
@@ -90,6 +92,7 @@ impl Host {
             congestion_control: word("/proc/sys/net/ipv4/tcp_congestion_control"),
             congestion_available: word("/proc/sys/net/ipv4/tcp_available_congestion_control"),
             congestion_allowed: word("/proc/sys/net/ipv4/tcp_allowed_congestion_control"),
+            scans_memory: scans_memory(),
             softnet_drops: text("/proc/net/softnet_stat").and_then(|lines| softnet_drops(&lines)),
             listen_overflows: text("/proc/net/netstat").and_then(|lines| counter(&lines, "TcpExt:", "ListenOverflows")),
         }
@@ -114,6 +117,15 @@ fn memory_bytes() -> Option<u64> {
     let groups = text("/proc/self/cgroup").unwrap_or_default();
     let limits = group_files(&groups).into_iter().filter_map(|file| number(&file)).filter(|limit| *limit < UNLIMITED);
     limits.chain(machine).min()
+}
+
+/// By what its users have set up, or by one of the modules that set it up themselves.
+fn scans_memory() -> Option<bool> {
+    let kdamonds = std::fs::read_dir("/sys/kernel/mm/damon/admin/kdamonds").into_iter().flatten().flatten();
+    let states = kdamonds.filter_map(|kdamond| std::fs::read_to_string(kdamond.path().join("state")).ok());
+    let modules = ["damon_reclaim", "damon_lru_sort", "damon_stat"];
+    let modules = modules.into_iter().filter_map(|module| text(&format!("/sys/module/{module}/parameters/enabled")));
+    states.chain(modules).map(|state| matches!(state.trim(), "on" | "Y")).reduce(|any, one| any | one)
 }
 
 /// Where the limits of our control group are, and those of the root as a container sees it.

@@ -145,6 +145,17 @@ pub fn memory(host: &Host, load: &Load) -> Finding {
     })
 }
 
+/// A kernel that is not preemptible lets nothing else have the core while it does.
+pub fn memory_scans(host: &Host) -> Option<Finding> {
+    let scans = host.scans_memory?;
+    let finding = Finding::good("DAMON", if scans { "on" } else { "off" }, "off, where a late millisecond in a thousand matters");
+    Some(finding.unless(!scans, || {
+        "turn it off: its thread (kdamond) keeps a core for milliseconds, several times a second. See /sys/kernel/mm/damon/admin/kdamonds/*/state \
+         and /sys/module/damon_*/parameters/enabled"
+            .to_owned()
+    }))
+}
+
 fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }

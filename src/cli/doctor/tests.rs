@@ -54,6 +54,7 @@ fn healthy() -> Host {
         congestion_control: Some("cubic".to_owned()),
         congestion_available: Some("reno cubic bbr".to_owned()),
         congestion_allowed: Some("reno cubic".to_owned()),
+        scans_memory: Some(false),
         softnet_drops: Some(0),
         listen_overflows: Some(0),
     }
@@ -107,7 +108,7 @@ fn is_good(what: &str, change: impl FnOnce(&mut Host, &mut Load)) {
 fn what_we_ship_carries_a_million() {
     let findings = examine(&healthy(), &million());
     assert!(findings.iter().all(|finding| finding.verdict == Verdict::Good), "{findings:#?}");
-    assert_eq!(findings.len(), 20, "every rule speaks");
+    assert_eq!(findings.len(), 21, "every rule speaks");
     assert_eq!(report::status(&findings), 0);
 }
 
@@ -340,7 +341,7 @@ fn reports_say_all_of_it() {
         "for 1000000 connections on 4 workers:\n",
         "improve net.core.somaxconn: 128\n          needed: 4096 connections",
         "          remedy: net.core.somaxconn = 4096 (sysctl",
-        "18 good, 1 to improve, 0 to fix first, 1 not to be seen\n",
+        "19 good, 1 to improve, 0 to fix first, 1 not to be seen\n",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
@@ -355,4 +356,14 @@ fn reports_say_all_of_it() {
 fn what_could_not_be_seen_is_not_called_good() {
     let findings = examine(&Host { tcp_mem: None, ..healthy() }, &million());
     assert_eq!(report::status(&findings), 2);
+}
+
+#[test]
+fn a_kernel_that_scans_memory_keeps_a_core() {
+    check("DAMON", |_, _| {}, Verdict::Good, "");
+    check("DAMON", |host, _| host.scans_memory = Some(true), Verdict::Improve, "kdamond");
+    assert_eq!(
+        examine(&Host { scans_memory: None, ..healthy() }, &million()).iter().filter(|found| found.what == "DAMON").count(),
+        0
+    );
 }
