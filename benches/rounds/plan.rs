@@ -43,7 +43,8 @@ pub const BESIDE_STORM: &str = "echo beside 15,000 that come";
 pub const BESIDES: [&str; 2] = [BESIDE_BROADCAST, BESIDE_STORM];
 /// Groups whose bars are the last percentiles: server and load go before everything else on their cores, or what is measured is how
 /// long some daemon of the host ran there.
-pub const LATENCIES: [(&str, First); 5] = [
+pub const LATENCIES: [(&str, First); 6] = [
+    (STREAM, First::Nice),
     (CHANNELS, First::RealTime),
     (BESIDE_BROADCAST, First::Nice),
     (BESIDE_STORM, First::RealTime),

@@ -6,6 +6,7 @@
 //!
 //! Invariants:
 //! - What is due goes out in runs back to back: a window delays publications, it never limits how many leave.
+//! - A window begins when the runs before it begin to go out: what takes longer than that to hand out is followed by the next at once.
 //! - `bytes` is the sum of the queued publications'. Above [`QUEUE_BYTES_MAX`] they become one loss.
 
 use std::collections::VecDeque;
@@ -77,6 +78,8 @@ pub struct Fan {
     bytes: usize,
     /// Items at the front of the queue that go out without another window.
     due: usize,
+    /// When the first of those began to go out.
+    pub began: Nanos,
     cursor: Option<Cursor>,
     /// Whether the channel is in the list of active ones.
     pub active: bool,
@@ -119,12 +122,12 @@ impl Fan {
     }
 
     /// The open cursor, or a new one over what is due, at most so many publications. `None` if there is nothing.
-    pub fn open(&mut self, publications_max: usize) -> Option<Cursor> {
+    pub fn open(&mut self, publications_max: usize, now: Nanos) -> Option<Cursor> {
         if let Some(cursor) = self.cursor.take() {
             return Some(cursor);
         }
         if self.due == 0 {
-            self.due = self.queue.len();
+            (self.due, self.began) = (self.queue.len(), now);
         }
         Some(Cursor { run: self.next_run(publications_max)?, group: 0, index: 0, blob: None })
     }
@@ -233,7 +236,7 @@ mod tests {
     /// The runs that go out without another window, as offsets; a loss is negative.
     fn burst(fan: &mut Fan) -> Vec<Vec<i64>> {
         let mut runs = Vec::new();
-        while let Some(cursor) = fan.open(RUN_PUBLICATIONS_MAX) {
+        while let Some(cursor) = fan.open(RUN_PUBLICATIONS_MAX, Nanos(0)) {
             runs.push(match cursor.run {
                 Run::Publications(run) => run.iter().map(|publication| publication.position.offset as i64).collect(),
                 Run::Lost(to) => vec![-(to.offset as i64)],
@@ -251,7 +254,7 @@ mod tests {
         for offset in 1..=600 {
             fan.push(event(offset, 10));
         }
-        let first = fan.open(RUN_PUBLICATIONS_MAX).unwrap();
+        let first = fan.open(RUN_PUBLICATIONS_MAX, Nanos(0)).unwrap();
         assert_eq!(first.run.last(), 256);
         fan.push(event(601, 10));
         let rest = burst(&mut fan);
@@ -277,7 +280,7 @@ mod tests {
             events.push(event(offset, 10));
             values.push(publication(offset, 10, true, true));
         }
-        let runs = |fan: &mut Fan| -> Vec<u64> { std::iter::from_fn(|| Some(fan.open(1)?.run.last())).collect() };
+        let runs = |fan: &mut Fan| -> Vec<u64> { std::iter::from_fn(|| Some(fan.open(1, Nanos(0))?.run.last())).collect() };
         assert_eq!((runs(&mut events), runs(&mut values)), (vec![1, 2, 3], vec![3]));
     }
 

@@ -253,8 +253,8 @@ impl Local {
     }
 
     /// The channel's open cursor, or a new one over what is queued. `None` if there is nothing.
-    pub fn open(&mut self, key: Key, publications_max: usize) -> Option<Cursor> {
-        self.channels[key].fan.as_mut()?.open(publications_max)
+    pub fn open(&mut self, key: Key, publications_max: usize, now: Nanos) -> Option<Cursor> {
+        self.channels[key].fan.as_mut()?.open(publications_max, now)
     }
 
     /// The groups of a channel, in the order the cursor walks them.
@@ -279,8 +279,9 @@ impl Local {
         }
         channel.groups.retain(|group| !group.entries.is_empty());
         let Some(fan) = channel.fan.as_mut() else { return };
-        if !window.is_zero() && !fan.is_due() {
-            fan.not_before = now + window;
+        let reopens = fan.began + window;
+        if !fan.is_due() && reopens > now {
+            fan.not_before = reopens;
             self.windows.push(Reverse((fan.not_before, key)));
         } else if fan.is_idle() {
             channel.fan = None;

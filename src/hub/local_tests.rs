@@ -55,7 +55,7 @@ impl Bench {
     fn hand_out(&mut self, window: Duration, now: Nanos) -> usize {
         let mut count = 0;
         while let Some(key) = self.local.next_active(now) {
-            let Some(cursor) = self.local.open(key, RUN_PUBLICATIONS_MAX) else { continue };
+            let Some(cursor) = self.local.open(key, RUN_PUBLICATIONS_MAX, now) else { continue };
             count += match &cursor.run {
                 Run::Publications(run) => run.len(),
                 Run::Lost(_) => 0,
@@ -71,6 +71,27 @@ impl Bench {
         self.local.linger(key, now);
         assert_eq!(self.local.leave(key), Left::Wanted, "a polled channel stays for the next poll");
     }
+}
+
+#[test]
+fn a_window_begins_when_the_runs_before_it_begin_to_go_out() {
+    const WINDOW: Duration = Duration::from_millis(10);
+    let mut bench = Bench::default();
+    bench.join();
+    let mut hand_out_for = |from: u64, to: u64| {
+        bench.publish(from, WINDOW, milliseconds(from));
+        let channel = bench.local.next_active(milliseconds(from)).unwrap();
+        let cursor = bench.local.open(channel, RUN_PUBLICATIONS_MAX, milliseconds(from)).unwrap();
+        bench.local.suspend(channel, cursor);
+        bench.publish(to, WINDOW, milliseconds(to));
+        assert_eq!(bench.local.next_active(milliseconds(to)), Some(channel), "the rest of it");
+        bench.local.open(channel, RUN_PUBLICATIONS_MAX, milliseconds(to)).unwrap();
+        bench.local.finish(channel, WINDOW, milliseconds(to));
+        let next = bench.local.next_deadline();
+        (next, bench.hand_out(WINDOW, next.unwrap().max(milliseconds(to))))
+    };
+    assert_eq!(hand_out_for(100, 108), (Some(milliseconds(110)), 1));
+    assert_eq!(hand_out_for(200, 215), (Some(Nanos(0)), 1), "at once: it took longer than a window");
 }
 
 #[test]
@@ -114,12 +135,12 @@ fn entries_keep_their_places_under_an_open_cursor() {
     let keys: Vec<Key> = (0..4).map(|_| bench.join()).collect();
     bench.publish(11, Duration::ZERO, seconds(0));
     let channel = bench.local.next_active(seconds(0)).unwrap();
-    let cursor = bench.local.open(channel, RUN_PUBLICATIONS_MAX).unwrap();
+    let cursor = bench.local.open(channel, RUN_PUBLICATIONS_MAX, seconds(0)).unwrap();
     bench.local.suspend(channel, cursor);
     bench.local.leave(keys[0]);
     let slots: Vec<u32> = bench.local.groups(channel)[0].entries.iter().map(|entry| entry.slot).collect();
     assert_eq!(slots, [1, 2, 3, 4], "the first one left a tombstone");
-    bench.local.open(channel, RUN_PUBLICATIONS_MAX).unwrap();
+    bench.local.open(channel, RUN_PUBLICATIONS_MAX, seconds(0)).unwrap();
     bench.local.finish(channel, Duration::ZERO, seconds(0));
     assert_eq!(bench.local.groups(channel)[0].entries.len(), 3);
     for key in &keys[1..] {
@@ -199,7 +220,7 @@ fn what_an_answer_already_held_is_not_handed_out_again() {
     let answer = Answer { top, from: top, outcome: Outcome::Exact, page: Vec::new(), head: true };
     bench.local.answered(late, &answer);
     let channel = bench.local.next_active(seconds(0)).unwrap();
-    let cursor = bench.local.open(channel, RUN_PUBLICATIONS_MAX).unwrap();
+    let cursor = bench.local.open(channel, RUN_PUBLICATIONS_MAX, seconds(0)).unwrap();
     let due: Vec<u32> = bench.local.groups(channel)[0]
         .entries
         .iter()

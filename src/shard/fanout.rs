@@ -58,7 +58,8 @@ impl Shard {
         let namespace = self.options.hub.policy(self.local.namespace_of(channel));
         // A queue gives up whole frames, and which publication has a newer one of its key is for each to say.
         let conflates = namespace.is_some_and(|namespace| namespace.slow_consumer == SlowConsumer::Conflate);
-        let Some(mut cursor) = self.local.open(channel, if conflates { 1 } else { RUN_PUBLICATIONS_MAX }) else { return 0 };
+        let publications_max = if conflates { 1 } else { RUN_PUBLICATIONS_MAX };
+        let Some(mut cursor) = self.local.open(channel, publications_max, now.monotonic) else { return 0 };
         let name = self.local.channel_of(channel).clone();
         let (bytes_max, window) =
             namespace.map_or((0, Duration::ZERO), |namespace| (namespace.queue_bytes_max, namespace.coalesce));
