@@ -149,7 +149,9 @@ pub fn run_plan(plan: &Plan<'_>) -> Result<Outcome, BenchError> {
         if !std::mem::replace(&mut warm, true) {
             publish(&mut fleet, plan.subscribers, pace, plan.warmup)?;
         }
-        publish(&mut fleet, plan.subscribers, pace, lead)?;
+        if lead > 0 {
+            publish(&mut fleet, plan.subscribers, pace, lead)?;
+        }
         let count = match (pace, plan.pacing.is_both()) {
             (Loop::Open(_), true) => (plan.publications / 2).max(1),
             (Loop::Open(_) | Loop::Closed | Loop::Windowed(_), _) => plan.publications,
