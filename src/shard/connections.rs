@@ -1,11 +1,10 @@
-//! The dense array of a worker's connections, what each waits to send, and the list of those to flush.
-//!
-//! Invariant: a cell's queue exists only while something waits or the socket is blocked; an idle connection holds none.
+//! The dense array of a worker's connections: what each is doing, what it waits to send, when it is read and when it ends.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::backlog::{Backlog, Due, Waits};
 use super::io::{CloseHow, ListenerId, Output};
 use super::queue::{SendQueue, WriteGap};
 use super::stage::Stage;
@@ -18,16 +17,12 @@ use crate::metrics::{ConnectionKind, Sizes};
 /// Bytes of replies, pings and closes that may wait on one connection. What a peer asks for stops short of this, since it is not
 /// read while it is behind; what comes to more by itself is for a peer that reads nothing.
 const REPLY_BYTES_MAX: usize = 1 << 20;
-const NO_QUEUE: u32 = u32::MAX;
-/// Empty queues kept with their memory, and the frames each has room for.
-const SPARE_QUEUES_MAX: usize = 2048;
-const SPARE_FRAMES_MAX: usize = 4;
 
 /// One connection.
 #[derive(Debug)]
 pub struct Cell {
     generation: u32,
-    queue: u32,
+    waits: Waits,
     /// First of the connection's subscriptions, or [`NO_SUBSCRIPTION`].
     pub subscriptions: u32,
     /// Wheel tick at which bytes last arrived.
@@ -44,7 +39,7 @@ impl Default for Cell {
     fn default() -> Self {
         Self {
             generation: 0,
-            queue: NO_QUEUE,
+            waits: Waits::NOTHING,
             subscriptions: NO_SUBSCRIPTION,
             heard: 0,
             opened_us: 0,
@@ -74,6 +69,11 @@ impl From<SocketAddr> for Peer {
 }
 
 impl Cell {
+    /// Whether the connection in it is this one.
+    fn is(&self, conn: ConnId) -> bool {
+        self.generation == conn.generation && !matches!(self.stage, Stage::Vacant)
+    }
+
     /// The other end's address.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
@@ -116,14 +116,11 @@ pub enum Queued {
 #[derive(Debug, Default)]
 pub struct Connections {
     cells: Slots<Cell>,
-    queues: Vec<SendQueue>,
-    free_queues: Vec<u32>,
-    dirty: Vec<u32>,
+    backlog: Backlog,
     stalls: Stalls,
     /// Connections to close when their last frame has been taken.
     ending: Vec<ConnId>,
     outputs: VecDeque<Output>,
-    queued_bytes: usize,
     kinds: [u64; ConnectionKind::ALL.len()],
     /// Bytes that the kernel took, by transport.
     pub sent_bytes: [u64; 5],
@@ -142,12 +139,12 @@ impl Connections {
     /// The connection, unless it is gone.
     #[must_use]
     pub fn get(&self, conn: ConnId) -> Option<&Cell> {
-        self.cells.get(conn.slot).filter(|cell| cell.generation == conn.generation && !matches!(cell.stage, Stage::Vacant))
+        self.cells.get(conn.slot).filter(|cell| cell.is(conn))
     }
 
     #[must_use]
     pub fn get_mut(&mut self, conn: ConnId) -> Option<&mut Cell> {
-        self.cells.get_mut(conn.slot).filter(|cell| cell.generation == conn.generation && !matches!(cell.stage, Stage::Vacant))
+        self.cells.get_mut(conn.slot).filter(|cell| cell.is(conn))
     }
 
     /// The connection now in a slot.
@@ -172,7 +169,7 @@ impl Connections {
     /// Bytes waiting on all connections.
     #[must_use]
     pub const fn queued_bytes(&self) -> usize {
-        self.queued_bytes
+        self.backlog.bytes()
     }
 
     /// Connections by kind.
@@ -222,24 +219,25 @@ impl Connections {
         Queued::Yes
     }
 
-    /// Whether a publication's frame may be queued: while the socket takes bytes any may, since the queue then only gathers shared
-    /// frames until the flush; a blocked one has a bound.
-    #[must_use]
-    pub fn admits(&self, slot: u32, frame: &Frame, bytes_max: usize) -> bool {
-        self.queue_at(slot).is_none_or(|queue| !queue.blocked || queue.admits(frame.blob.len(), bytes_max))
+    /// Queues a publication's frame, or hands it back where it does not fit. While the socket takes bytes any does, since frames only
+    /// gather until the flush; a blocked one has a bound.
+    ///
+    /// # Errors
+    /// The frame, for which room has to be made.
+    pub fn offer(&mut self, slot: u32, frame: Frame, bytes_max: usize) -> Result<(), Frame> {
+        let Some((backlog, conn, waits)) = self.backlog_of(slot) else { return Ok(()) };
+        let queue = backlog.queue(*waits).filter(|queue| queue.blocked);
+        if queue.is_some_and(|queue| !queue.admits(frame.blob.len(), bytes_max)) {
+            return Err(frame);
+        }
+        backlog.push(conn, waits, frame);
+        Ok(())
     }
 
-    /// Queues a frame whatever waits already: publications that [`Connections::admits`] or for which room has been made.
+    /// Queues a frame whatever waits already.
     pub fn deliver(&mut self, slot: u32, frame: Frame) {
-        self.ensure_queue(slot);
-        let bytes = frame.blob.len();
-        let Some(queue) = self.queue_of(slot) else { return };
-        queue.push(frame);
-        let listed = queue.blocked || std::mem::replace(&mut queue.dirty, true);
-        self.queued_bytes += bytes;
-        if !listed {
-            self.dirty.push(slot);
-        }
+        let Some((backlog, conn, waits)) = self.backlog_of(slot) else { return };
+        backlog.push(conn, waits, frame);
     }
 
     /// Queues a page of replay. The caller has looked at [`Connections::has_room_for_page`].
@@ -252,34 +250,32 @@ impl Connections {
     /// Queues where a connection with several channels is by now.
     pub fn deliver_position(&mut self, conn: ConnId, bytes: impl Into<Blob>) {
         if self.get(conn).is_some() {
-            self.add(conn.slot, |queue| queue.put_position(bytes.into()));
+            self.change(conn.slot, |queue| queue.put_position(bytes.into()));
         }
     }
 
     /// Queues a gap behind all that waits for a subscription.
     pub fn lose(&mut self, slot: u32, subscription: u32, extent: Extent, gap: WriteGap<'_>) {
-        self.add(slot, |queue| queue.lose(subscription, extent, gap));
+        self.change(slot, |queue| queue.lose(subscription, extent, gap));
     }
 
     /// Whether a page of replay is read by somebody: nothing was refused, and no more than one page's worth waits.
     #[must_use]
     pub fn has_room_for_page(&self, slot: u32, bytes: usize) -> bool {
-        self.queue_at(slot).is_none_or(|queue| {
-            let waiting = queue.page_bytes();
-            !queue.blocked && (waiting == 0 || waiting + bytes <= PAGE_BYTES_MAX)
-        })
+        let waiting = self.backlog.page_bytes(self.waits(slot));
+        !self.blocked(slot) && (waiting == 0 || waiting + bytes <= PAGE_BYTES_MAX)
     }
 
     /// Whether the kernel has refused bytes of the connection and not taken more since.
     #[must_use]
     pub fn blocked(&self, slot: u32) -> bool {
-        self.queue_at(slot).is_some_and(|queue| queue.blocked)
+        self.backlog.queue(self.waits(slot)).is_some_and(|queue| queue.blocked)
     }
 
     /// Bytes of replies that wait on a connection.
     #[must_use]
     pub fn reply_bytes(&self, slot: u32) -> usize {
-        self.queue_at(slot).map_or(0, SendQueue::reply_bytes)
+        self.backlog.reply_bytes(self.waits(slot))
     }
 
     /// Stops reading from a connection, if it was still read.
@@ -307,22 +303,26 @@ impl Connections {
         }
     }
 
-    fn queue_at(&self, slot: u32) -> Option<&SendQueue> {
-        self.queues.get(self.cells.get(slot)?.queue as usize)
+    fn waits(&self, slot: u32) -> Waits {
+        self.cells.get(slot).map_or(Waits::NOTHING, |cell| cell.waits)
     }
 
-    fn queue_of(&mut self, slot: u32) -> Option<&mut SendQueue> {
-        self.queues.get_mut(self.cells.get(slot)?.queue as usize)
+    /// What all wait for, and where in it the connection in a slot is.
+    fn backlog_of(&mut self, slot: u32) -> Option<(&mut Backlog, ConnId, &mut Waits)> {
+        let cell = self.cells.get_mut(slot)?;
+        debug_assert!(!matches!(cell.stage, Stage::Vacant), "nothing is queued for nobody");
+        Some((&mut self.backlog, ConnId { slot, generation: cell.generation }, &mut cell.waits))
     }
 
-    /// Runs a change of a connection's queue and keeps the total right.
+    /// Changes a connection's queue, made where there is none, and lists it for the next flush where it is not blocked.
+    fn change<R>(&mut self, slot: u32, change: impl FnOnce(&mut SendQueue) -> R) -> Option<R> {
+        let (backlog, conn, waits) = self.backlog_of(slot)?;
+        backlog.change(conn, waits, change)
+    }
+
+    /// Changes what waits on a connection, if anything does.
     pub fn change_queue<R>(&mut self, slot: u32, change: impl FnOnce(&mut SendQueue) -> R) -> Option<R> {
-        let queue = self.queue_of(slot)?;
-        let before = queue.bytes();
-        let result = change(queue);
-        let after = queue.bytes();
-        self.queued_bytes = self.queued_bytes + after - before;
-        Some(result)
+        if self.is_flushed(slot) { None } else { self.change(slot, change) }
     }
 
     /// The kernel took only part of the last send.
@@ -331,10 +331,12 @@ impl Connections {
             return;
         }
         self.stalls.refused(conn, taken > 0, now);
-        self.ensure_queue(conn.slot);
         let sent = frames.bytes() - skip as usize;
-        self.count_sent(conn.slot, |total| total.saturating_sub((sent - taken as usize) as u64));
-        self.change_queue(conn.slot, |queue| {
+        if let Some(cell) = self.cells.get(conn.slot) {
+            let total = &mut self.sent_bytes[cell.stage.kind().index()];
+            *total = total.saturating_sub((sent - taken as usize) as u64);
+        }
+        self.change(conn.slot, |queue| {
             if !mutated(Mutant::RefusalIgnored) {
                 queue.put_back(frames, skip, taken);
             }
@@ -347,11 +349,7 @@ impl Connections {
         if self.get(conn).is_none() {
             return;
         }
-        let Some(queue) = self.queue_of(conn.slot) else { return };
-        queue.blocked = false;
-        if !std::mem::replace(&mut queue.dirty, true) {
-            self.dirty.push(conn.slot);
-        }
+        self.change_queue(conn.slot, |queue| queue.blocked = false);
     }
 
     /// Connections that have taken nothing of what waits for them for so long.
@@ -393,14 +391,16 @@ impl Connections {
         if self.get(conn).is_none() {
             return;
         }
+        if let Some((backlog, _, waits)) = self.backlog_of(conn.slot) {
+            backlog.release(waits);
+        }
         self.replace_stage(conn.slot, Stage::Vacant);
-        self.release_queue(conn.slot);
     }
 
     /// Whether nothing waits and nothing was refused: a close now would lose nothing.
     #[must_use]
     pub fn is_flushed(&self, slot: u32) -> bool {
-        self.cells.get(slot).is_none_or(|cell| cell.queue == NO_QUEUE)
+        self.waits(slot) == Waits::NOTHING
     }
 
     pub fn output(&mut self, output: Output) {
@@ -415,13 +415,11 @@ impl Connections {
     pub fn flush(&mut self, now: Nanos) -> usize {
         self.close_ended();
         let mut sends = 0;
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for slot in dirty.drain(..) {
-            sends += usize::from(self.flush_one(slot, now));
+        let mut list = self.backlog.take_due();
+        for due in list.drain(..) {
+            sends += usize::from(self.flush_one(due, now));
         }
-        // What did not fit into one send is listed for the next flush.
-        dirty.append(&mut self.dirty);
-        self.dirty = dirty;
+        self.backlog.give_back(list);
         sends
     }
 
@@ -434,7 +432,7 @@ impl Connections {
     /// Whether a flush would send something.
     #[must_use]
     pub fn has_changed(&self) -> bool {
-        !self.dirty.is_empty()
+        self.backlog.has_due()
     }
 
     /// A connection without a queue before this flush had its last frame taken: a refusal would have come back by now.
@@ -450,68 +448,16 @@ impl Connections {
         self.ending = ending;
     }
 
-    fn flush_one(&mut self, slot: u32, now: Nanos) -> bool {
-        let Some(conn) = self.at(slot) else { return false };
-        let Some(queue) = self.queue_of(slot) else { return false };
-        // A blocked one is listed anew when it becomes writable.
-        queue.dirty = false;
-        if queue.blocked {
-            return false;
-        }
-        let before = queue.bytes();
-        let taken = queue.take();
-        let left = queue.bytes();
-        queue.dirty = left > 0;
-        self.queued_bytes -= before - left;
-        if left > 0 {
-            self.dirty.push(slot);
-        } else {
-            self.release_queue(slot);
-        }
-        let Some((frames, skip)) = taken else { return false };
-        self.count_sent(slot, |total| total + (before - left) as u64);
+    fn flush_one(&mut self, due: Due, now: Nanos) -> bool {
+        let conn = due.conn;
+        // Gone since it was listed, and its slot perhaps another's.
+        let Some(cell) = self.cells.get_mut(conn.slot).filter(|cell| cell.is(conn)) else { return false };
+        let Some((frames, skip)) = self.backlog.take(due, &mut cell.waits) else { return false };
+        self.sent_bytes[cell.stage.kind().index()] += (frames.bytes() - skip as usize) as u64;
         self.publications_per_send.record(frames.as_slice().iter().map(|frame| frame.tag.publications()).sum());
         self.stalls.sent(conn, now);
         self.outputs.push_back(Output::Send { conn, frames, skip });
         true
-    }
-
-    fn count_sent(&mut self, slot: u32, count: impl FnOnce(u64) -> u64) {
-        if let Some(cell) = self.cells.get(slot) {
-            let total = &mut self.sent_bytes[cell.stage.kind().index()];
-            *total = count(*total);
-        }
-    }
-
-    /// Changes a connection's queue, made where there is none, and lists it for the next flush.
-    fn add(&mut self, slot: u32, change: impl FnOnce(&mut SendQueue)) {
-        self.ensure_queue(slot);
-        self.change_queue(slot, change);
-        let Some(queue) = self.queue_of(slot) else { return };
-        if !queue.blocked && !std::mem::replace(&mut queue.dirty, true) {
-            self.dirty.push(slot);
-        }
-    }
-
-    fn ensure_queue(&mut self, slot: u32) {
-        let Some(cell) = self.cells.get_mut(slot) else { return };
-        if cell.queue != NO_QUEUE {
-            return;
-        }
-        cell.queue = self.free_queues.pop().unwrap_or_else(|| {
-            self.queues.push(SendQueue::default());
-            u32::try_from(self.queues.len() - 1).unwrap_or(NO_QUEUE)
-        });
-    }
-
-    fn release_queue(&mut self, slot: u32) {
-        let Some(cell) = self.cells.get_mut(slot) else { return };
-        let index = std::mem::replace(&mut cell.queue, NO_QUEUE);
-        let Some(queue) = self.queues.get_mut(index as usize) else { return };
-        self.queued_bytes -= queue.bytes();
-        // A burst to everybody must not leave everybody's queue behind.
-        queue.reset(if self.free_queues.len() < SPARE_QUEUES_MAX { SPARE_FRAMES_MAX } else { 0 });
-        self.free_queues.push(index);
     }
 }
 

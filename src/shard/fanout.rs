@@ -170,11 +170,9 @@ impl Shared<'_> {
                 continue;
             }
             let frame = Frame { blob, tag: FrameTag::Publications { subscription: entry.subscription, key, extent } };
-            if connections.admits(entry.slot, &frame, self.bytes_max) {
-                connections.deliver(entry.slot, frame);
-                delivered += extent.count();
-            } else {
-                aftermath.full.push((entry.slot, frame));
+            match connections.offer(entry.slot, frame, self.bytes_max) {
+                Ok(()) => delivered += extent.count(),
+                Err(frame) => aftermath.full.push((entry.slot, frame)),
             }
             if self.audience.several {
                 aftermath.moved.push(entry.slot);

@@ -6,6 +6,7 @@
 
 mod admission;
 mod audience;
+mod backlog;
 mod body;
 mod connections;
 mod doors;

@@ -83,6 +83,12 @@ impl SendQueue {
         *self = Self { frames: std::mem::take(&mut self.frames), ..Self::default() };
     }
 
+    /// Whether it holds memory for frames.
+    #[cfg(test)]
+    pub fn has_memory(&self) -> bool {
+        self.frames.capacity() > 0
+    }
+
     /// Bytes that are not yet in the kernel.
     #[must_use]
     pub const fn bytes(&self) -> usize {
