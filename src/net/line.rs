@@ -1,15 +1,12 @@
 //! New connections that have something to say, and stand in line for it.
 //!
 //! A handshake costs twenty times what a message does. When thousands come at once, whoever is here already would wait behind all
-//! of them; so a turn reads the first words of a few only, and everybody else's as they come.
+//! of them; so a turn reads the first words of a few only, as many as the worker says, and everybody else's as they come.
 
 use std::collections::VecDeque;
 use std::collections::vec_deque::Drain;
 
 use crate::base::ConnId;
-
-/// New connections whose first words are read per turn: about half a millisecond's worth of handshakes.
-const PER_TURN: usize = 64;
 
 /// First come, first served. Who leaves the line early is still in it, and is to be known by its generation.
 #[derive(Default)]
@@ -24,9 +21,9 @@ impl Line {
         self.0.push_back(conn);
     }
 
-    /// Those whose turn it is.
-    pub fn next(&mut self) -> Drain<'_, ConnId> {
-        self.0.drain(..PER_TURN.min(self.0.len()))
+    /// The next few, whose turn it is.
+    pub fn next(&mut self, few: usize) -> Drain<'_, ConnId> {
+        self.0.drain(..few.min(self.0.len()))
     }
 
     /// Everybody: a drain has no time for lines.
@@ -43,11 +40,11 @@ mod tests {
     fn few_at_a_time_and_in_their_order() {
         let conn = |slot| ConnId { slot, generation: 7 };
         let mut line = Line::default();
-        (0..PER_TURN as u32 + 2).for_each(|slot| line.join(conn(slot)));
-        assert!(line.next().eq((0..PER_TURN as u32).map(conn)));
+        (0..6).for_each(|slot| line.join(conn(slot)));
+        assert!(line.next(4).eq((0..4).map(conn)));
         assert!(!line.is_empty());
         line.join(conn(0));
-        assert!(line.all().eq([PER_TURN as u32, PER_TURN as u32 + 1, 0].map(conn)));
-        assert!(line.is_empty() && line.next().next().is_none());
+        assert!(line.all().eq([4, 5, 0].map(conn)));
+        assert!(line.is_empty() && line.next(4).next().is_none());
     }
 }

@@ -61,8 +61,9 @@ pub trait Shell {
     /// When that next has something to do.
     fn poll_timeout(&self) -> Option<Nanos>;
 
-    /// Gives back what the turn has used up, and prepares what the next one goes on with.
-    fn end_turn(&mut self, now: Now);
+    /// Gives back what the turn has used up, and prepares what the next one goes on with, the first words of so many new connections
+    /// among it.
+    fn end_turn(&mut self, newcomers: usize, now: Now);
 
     /// Wakes a worker that sleeps, or the control thread.
     fn wake(&mut self, to: ShardId, bells: &Bells);

@@ -38,6 +38,10 @@ const SLICE: Duration = Duration::from_millis(1);
 const SLICE_ALONE: Duration = Duration::from_micros(2500);
 /// What a send is taken to cost before one was measured.
 const SEND_NANOS_GUESS: u64 = 4000;
+/// What the first words of new connections may cost per turn. Whoever is here already waits for the rest of a turn and for the next.
+const NEWCOMERS_TIME: Duration = Duration::from_micros(200);
+const NEWCOMERS_MAX: u32 = 64;
+const NEWCOMERS_MIN: u32 = 4;
 /// How soon a full mailbox is tried again.
 const FULL_MAILBOX_RETRY: Duration = Duration::from_millis(1);
 
@@ -165,7 +169,7 @@ impl<S: Shell> Worker<S> {
         self.flush(now);
         self.hand_over(now);
         self.send_mail();
-        self.shell.end_turn(now);
+        self.shell.end_turn(newcomers(self.shard.handshake_time()), now);
         self.tell_work(now);
         self.note_turn(now);
         Ok(())
@@ -327,6 +331,12 @@ impl<S: Shell> Worker<S> {
     }
 }
 
+/// How many new connections are heard per turn, by what a handshake costs.
+fn newcomers(handshake: Duration) -> usize {
+    let few = NEWCOMERS_TIME.as_nanos() / handshake.as_nanos().max(1);
+    u32::try_from(few).unwrap_or(NEWCOMERS_MAX).clamp(NEWCOMERS_MIN, NEWCOMERS_MAX) as usize
+}
+
 /// Descriptors in the process's own table, the one that reads the list not counted.
 fn open_fds() -> u64 {
     std::fs::read_dir("/proc/self/fd").map_or(0, |list| list.count().saturating_sub(1) as u64)
@@ -364,6 +374,12 @@ impl SendCost {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_newcomers_are_heard_as_cost_little() {
+        let heard = [1, 10, 25, 60, 5000].map(|micros| newcomers(Duration::from_micros(micros)));
+        assert_eq!(heard, [64, 20, 8, 4, 4]);
+    }
 
     #[test]
     fn slices_follow_the_measured_cost() {

@@ -219,6 +219,7 @@ impl Backlog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const CONN: ConnId = ConnId { slot: 3, generation: 7 };
 
@@ -299,5 +300,80 @@ mod tests {
         }
         everybody.iter_mut().for_each(|waits| backlog.release(waits));
         assert_eq!(backlog.queues.iter().filter(|queue| queue.has_memory()).count(), SPARE_QUEUES_MAX);
+    }
+
+    /// A connection as a test sees it: what was queued for it and what left.
+    struct Peer {
+        conn: ConnId,
+        waits: Waits,
+        queued: Vec<u8>,
+        sent: Vec<u8>,
+    }
+
+    impl Peer {
+        fn new(slot: u32, generation: u32) -> Self {
+            Self { conn: ConnId { slot, generation }, waits: Waits::NOTHING, queued: Vec::new(), sent: Vec::new() }
+        }
+    }
+
+    /// A flush, of which the kernel takes so many bytes of each send.
+    fn flush_partly(backlog: &mut Backlog, peers: &mut [Peer], taken: usize) {
+        let mut list = backlog.take_due();
+        for due in list.drain(..) {
+            let peer = &mut peers[due.conn.slot as usize];
+            if peer.conn != due.conn {
+                continue;
+            }
+            let Some((frames, skip)) = backlog.take(due, &mut peer.waits) else { continue };
+            let wire = frames.as_slice().iter().flat_map(|frame| frame.blob.to_vec());
+            let wire: Vec<u8> = wire.skip(skip as usize).collect();
+            let taken = taken.min(wire.len());
+            peer.sent.extend_from_slice(&wire[..taken]);
+            if taken < wire.len() {
+                backlog.change(peer.conn, &mut peer.waits, |queue| {
+                    queue.put_back(frames, skip, u32::try_from(taken).unwrap());
+                    queue.blocked = true;
+                });
+            }
+        }
+        backlog.give_back(list);
+    }
+
+    proptest! {
+        /// Whatever is queued, refused and ended: each connection gets its own bytes in order, and the total is what waits.
+        #[test]
+        fn every_connection_gets_its_bytes_in_order(steps in prop::collection::vec((0u32..3, 0u8..6, 1usize..20), 1..80)) {
+            let mut backlog = Backlog::default();
+            let mut peers: Vec<Peer> = (0..3).map(|slot| Peer::new(slot, 0)).collect();
+            for (number, (slot, act, amount)) in (0u8..).zip(steps) {
+                let peer = &mut peers[slot as usize];
+                match act {
+                    0..=2 => {
+                        peer.queued.extend(vec![number; amount]);
+                        backlog.push(peer.conn, &mut peer.waits, reply(&vec![number; amount]));
+                    }
+                    3 => flush_partly(&mut backlog, &mut peers, amount),
+                    4 if peer.waits != Waits::NOTHING => {
+                        backlog.change(peer.conn, &mut peer.waits, |queue| queue.blocked = false);
+                    }
+                    4 => {}
+                    _ => {
+                        backlog.release(&mut peer.waits);
+                        *peer = Peer::new(slot, peer.conn.generation + 1);
+                    }
+                }
+                prop_assert_eq!(backlog.bytes(), peers.iter().map(|peer| peer.queued.len() - peer.sent.len()).sum::<usize>());
+            }
+            for peer in peers.iter_mut().filter(|peer| peer.waits != Waits::NOTHING) {
+                backlog.change(peer.conn, &mut peer.waits, |queue| queue.blocked = false);
+            }
+            while backlog.has_due() {
+                flush_partly(&mut backlog, &mut peers, usize::MAX);
+            }
+            for peer in &peers {
+                prop_assert_eq!(&peer.sent, &peer.queued);
+                prop_assert_eq!(peer.waits, Waits::NOTHING);
+            }
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::net::shell::Handed;
 use crate::shard::{Input, ListenerId, Shard};
 
 /// Connections accepted per listener and turn.
-const ACCEPTS_MAX: usize = 256;
+const ACCEPTS_MAX: usize = 32;
 
 /// A listening socket of this worker.
 pub struct Listener {

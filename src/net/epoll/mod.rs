@@ -306,8 +306,8 @@ impl Shell for Sockets {
         self.deadlines.next()
     }
 
-    fn end_turn(&mut self, _: Now) {
-        self.later.extend(self.line.next().map(Todo::Read));
+    fn end_turn(&mut self, newcomers: usize, _: Now) {
+        self.later.extend(self.line.next(newcomers).map(Todo::Read));
         self.later.extend(self.caught_up.drain(..).map(Todo::Read));
         std::mem::swap(&mut self.caught_up, &mut self.behind);
     }

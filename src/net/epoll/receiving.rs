@@ -120,11 +120,12 @@ impl Sockets {
         self.queue(conn, |sockets| sockets.later.push(Todo::Read(conn)));
     }
 
-    /// Whether a connection must stand in line with what it has to say. In a drain nobody must: who has not been read when the shard
-    /// begins with it is taken to have nothing to say.
+    /// Whether a connection must stand in line with what it has to say. Of a fresh one the kernel first tells that it has room, and
+    /// that is nothing to stand in line for. In a drain nobody must: who has not been read when the shard begins with it is taken to
+    /// have nothing to say.
     pub(super) fn stands_in_line(&mut self, conn: ConnId) -> bool {
         let Some(cell) = self.table.in_stage(conn, Stage::Open) else { return false };
-        if !cell.flags.take(Flags::NEW) || self.draining {
+        if !cell.flags.has(Flags::READABLE) || !cell.flags.take(Flags::NEW) || self.draining {
             return false;
         }
         self.queue(conn, |sockets| sockets.line.join(conn));

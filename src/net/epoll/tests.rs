@@ -1,5 +1,6 @@
 //! What cannot be provoked from outside: a worker's sockets on epoll, with one listener, turned by hand.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -9,6 +10,9 @@ use super::*;
 use crate::base::WallMs;
 use crate::net::listen;
 use crate::shard::{ListenerId, Options};
+
+/// New connections heard per round.
+const NEWCOMERS: usize = 8;
 
 struct Bench {
     sockets: Sockets,
@@ -42,7 +46,7 @@ impl Bench {
         let events = self.sockets.events.len();
         self.sockets.report(&mut self.shard, self.now);
         while self.sockets.apply_next(&self.bells, &mut self.shard, self.now) {}
-        self.sockets.end_turn(self.now);
+        self.sockets.end_turn(NEWCOMERS, self.now);
         events
     }
 
@@ -74,6 +78,23 @@ fn where_nothing_was_taken_the_kernel_says_again_whether_there_is_room() {
     bench.now.monotonic = bench.now.monotonic + Duration::from_secs(1);
     bench.sockets.handle_timeout(&mut bench.shard, bench.now);
     assert!(bench.sockets.table.of(conn).is_some_and(|cell| !cell.flags.has(Flags::RESTING) && !cell.room.is_awaited()));
+}
+
+#[test]
+fn newcomers_stand_in_line_once_they_have_something_to_say() {
+    let mut bench = Bench::new(100);
+    let mut clients: Vec<_> = (0..3 * NEWCOMERS).map(|_| bench.connection().0).collect();
+    assert!(bench.sockets.line.is_empty(), "they have room, and have said nothing");
+    let heard = |bench: &Bench| bench.sockets.facts.ring.received_bytes;
+    for client in &mut clients {
+        client.write_all(b"GET /health/live HTTP/1.1\r\n").expect("connected");
+    }
+    bench.round(Wait::AtMost(Duration::from_secs(10)));
+    assert_eq!(heard(&bench), 0, "all of them stand in line");
+    for rounds in 1..=3 {
+        bench.round(Wait::No);
+        assert_eq!(heard(&bench), (rounds * NEWCOMERS * 27) as u64);
+    }
 }
 
 #[test]

@@ -305,10 +305,10 @@ impl Shell for Sockets {
         self.deadlines.next()
     }
 
-    fn end_turn(&mut self, now: Now) {
+    fn end_turn(&mut self, newcomers: usize, now: Now) {
         self.passing.end_turn();
         self.follow_up();
-        self.welcome_next(now);
+        self.welcome_next(newcomers, now);
         self.feed_starved();
     }
 

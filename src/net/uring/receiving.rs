@@ -159,9 +159,9 @@ impl Sockets {
     }
 
     /// Reads the first words of so many that have something to say. To be called at the end of each turn.
-    pub fn welcome_next(&mut self, now: Now) {
+    pub fn welcome_next(&mut self, newcomers: usize, now: Now) {
         let mut line = std::mem::take(&mut self.line);
-        line.next().for_each(|conn| self.welcome(conn, now));
+        line.next(newcomers).for_each(|conn| self.welcome(conn, now));
         self.line = line;
     }
 

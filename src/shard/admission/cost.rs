@@ -75,6 +75,12 @@ impl Cost {
         self.since.filter(|since| now.since(since.at) <= SPAN_MAX)
     }
 
+    /// The estimate.
+    #[must_use]
+    pub const fn time(&self) -> Duration {
+        Duration::from_nanos(self.nanos as u64)
+    }
+
     /// Handshakes per second that the worker manages beside everything else.
     #[must_use]
     pub fn per_second(&self) -> f64 {

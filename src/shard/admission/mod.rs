@@ -140,6 +140,12 @@ impl Shard {
         self.admission.cost.wants_measure(self.now.monotonic)
     }
 
+    /// What a handshake is taken to cost here, in processor time of the worker's thread.
+    #[must_use]
+    pub const fn handshake_time(&self) -> Duration {
+        self.admission.cost.time()
+    }
+
     pub(super) fn worked(&mut self, thread_time: Duration) {
         let acts = self.inputs + self.metrics.sends;
         self.admission.cost.measured(thread_time, acts, self.now.monotonic);
