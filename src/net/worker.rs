@@ -39,9 +39,9 @@ const SLICE_ALONE: Duration = Duration::from_micros(2500);
 /// What a send is taken to cost before one was measured.
 const SEND_NANOS_GUESS: u64 = 4000;
 /// What the first words of new connections may cost per turn. Whoever is here already waits for the rest of a turn and for the next.
-const NEWCOMERS_TIME: Duration = Duration::from_micros(200);
+const NEWCOMERS_TIME: Duration = Duration::from_micros(100);
 const NEWCOMERS_MAX: u32 = 64;
-const NEWCOMERS_MIN: u32 = 4;
+const NEWCOMERS_MIN: u32 = 2;
 /// How soon a full mailbox is tried again.
 const FULL_MAILBOX_RETRY: Duration = Duration::from_millis(1);
 
@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn as_many_newcomers_are_heard_as_cost_little() {
         let heard = [1, 10, 25, 60, 5000].map(|micros| newcomers(Duration::from_micros(micros)));
-        assert_eq!(heard, [64, 20, 8, 4, 4]);
+        assert_eq!(heard, [64, 10, 4, 2, 2]);
     }
 
     #[test]

@@ -30,6 +30,8 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 const COMPLETIONS_MAX: u32 = 64;
 /// For the same reason, connections that are opened between two enters: each is a whole handshake on loopback.
 const OPENED_MAX: u32 = 8;
+/// And sends: each is the receiver's half of TCP too.
+const SENDS_MAX: u32 = 16;
 const BUFFERS: u16 = 512;
 /// Room for a window's worth of a stream in each.
 const BUFFER_BYTES: u32 = 8 * 1024;
@@ -135,6 +137,7 @@ impl RingSockets {
 
     /// Submits what is to be sent and enters; what a socket did not take goes back to its outbox.
     fn enter(&mut self, wait: Wait) -> Result<(), BenchError> {
+        let mut pushed = 0;
         for slot in std::mem::take(&mut self.unsent) {
             let conn = self.conn(slot);
             let cell = &mut self.cells[slot as usize];
@@ -146,8 +149,16 @@ impl RingSockets {
                 continue;
             }
             self.ring.push_send(conn, Frames::One(Frame::reply(std::mem::take(&mut cell.outbox))), 0);
+            pushed += 1;
+            if pushed % SENDS_MAX == 0 {
+                self.submit(Wait::No)?;
+            }
         }
         self.opened = 0;
+        self.submit(wait)
+    }
+
+    fn submit(&mut self, wait: Wait) -> Result<(), BenchError> {
         self.ring.enter(wait).map_err(BenchError::Ring)?;
         while let Some(refused) = self.ring.pop_refused() {
             self.refused(&refused);
