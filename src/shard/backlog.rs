@@ -95,22 +95,20 @@ impl Backlog {
     /// Bytes of replies that wait; one that has begun counts whole.
     #[must_use]
     pub fn reply_bytes(&self, waits: Waits) -> usize {
-        let lone = self.lone(waits).filter(|frame| frame.tag == FrameTag::Reply).map_or(0, |frame| frame.blob.len());
-        self.queue(waits).map_or(lone, SendQueue::reply_bytes)
+        self.queue(waits).map_or_else(|| self.lone_bytes(waits, FrameTag::Reply), SendQueue::reply_bytes)
     }
 
     /// Bytes of replay that wait; a page that has begun counts whole.
     #[must_use]
     pub fn page_bytes(&self, waits: Waits) -> usize {
-        let lone = self.lone(waits).filter(|frame| frame.tag == FrameTag::Page).map_or(0, |frame| frame.blob.len());
-        self.queue(waits).map_or(lone, SendQueue::page_bytes)
+        self.queue(waits).map_or_else(|| self.lone_bytes(waits, FrameTag::Page), SendQueue::page_bytes)
     }
 
-    fn lone(&self, waits: Waits) -> Option<&Frame> {
-        match waits.place() {
-            Place::Lone(index) => self.due.get(index)?.lone.as_ref(),
-            Place::Nothing | Place::Queue(_) => None,
-        }
+    /// Bytes of the connection's lone frame, if it is of this kind.
+    fn lone_bytes(&self, waits: Waits, tag: FrameTag) -> usize {
+        let Place::Lone(at) = waits.place() else { return 0 };
+        let lone = self.due.get(at).and_then(|due| due.lone.as_ref());
+        lone.filter(|frame| frame.tag == tag).map_or(0, |frame| frame.blob.len())
     }
 
     /// Puts a frame behind what waits, and the connection on the list where it is not blocked.
