@@ -594,6 +594,7 @@ impl Plan {
             state: State::Serving,
             cost: SendCost::default(),
             more_fan_out: false,
+            turn_time: Duration::ZERO,
         }
     }
 }

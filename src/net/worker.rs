@@ -40,6 +40,8 @@ const SLICE_ALONE: Duration = Duration::from_micros(2500);
 const SEND_NANOS_GUESS: u64 = 4000;
 /// What the first words of new connections may cost per turn. Whoever is here already waits for the rest of a turn and for the next.
 const NEWCOMERS_TIME: Duration = Duration::from_micros(100);
+/// Where turns are long by themselves, newcomers get one part in so many: a worker that broadcasts must not shut them out.
+const NEWCOMERS_SHARE: u32 = 4;
 const NEWCOMERS_MAX: u32 = 64;
 const NEWCOMERS_MIN: u32 = 2;
 /// How soon a full mailbox is tried again.
@@ -116,6 +118,8 @@ pub struct Worker<S> {
     pub cost: SendCost,
     /// The last slice of fan-out left something to hand out.
     pub more_fan_out: bool,
+    /// How long the last turn was, its enter included where that did not wait.
+    pub turn_time: Duration,
 }
 
 /// Where a worker is in its life.
@@ -158,7 +162,7 @@ impl<S: Shell> Worker<S> {
     }
 
     fn turn(&mut self) -> Result<(), ShellError> {
-        self.enter()?;
+        let entered = self.enter()?;
         let now = self.clock.now();
         self.shell.report(&mut self.shard, now);
         let others_wait = self.apply_inputs(now) + self.read_mail(now) > 0;
@@ -169,13 +173,14 @@ impl<S: Shell> Worker<S> {
         self.flush(now);
         self.hand_over(now);
         self.send_mail();
-        self.shell.end_turn(newcomers(self.shard.handshake_time()), now);
+        self.shell.end_turn(newcomers(self.shard.handshake_time(), self.turn_time), now);
         self.tell_work(now);
-        self.note_turn(now);
+        self.note_turn(entered.unwrap_or(now.monotonic), now);
         Ok(())
     }
 
-    fn enter(&mut self) -> Result<(), ShellError> {
+    /// Returns when it began, unless it waited.
+    fn enter(&mut self) -> Result<Option<Nanos>, ShellError> {
         let wait = self.wait();
         let (before, sends) = (self.clock.monotonic(), self.shell.sends());
         self.shell.enter(wait)?;
@@ -184,7 +189,7 @@ impl<S: Shell> Worker<S> {
             let sends = self.shell.sends() - sends;
             self.cost.measured(sends, self.clock.monotonic().since(before));
         }
-        Ok(())
+        Ok((wait == Wait::No).then_some(before))
     }
 
     /// How long the next enter may wait. Must be the last thing before it: from here on senders ring.
@@ -322,8 +327,10 @@ impl<S: Shell> Worker<S> {
         }
     }
 
-    fn note_turn(&mut self, started: Now) {
-        let took = self.clock.monotonic().since(started.monotonic);
+    fn note_turn(&mut self, entered: Nanos, started: Now) {
+        let ended = self.clock.monotonic();
+        self.turn_time = ended.since(entered);
+        let took = ended.since(started.monotonic);
         let class = TURN_BOUNDS.iter().position(|&end| took <= end).unwrap_or(TURN_BOUNDS.len());
         let facts = self.shell.facts();
         facts.turns[class] += 1;
@@ -331,9 +338,9 @@ impl<S: Shell> Worker<S> {
     }
 }
 
-/// How many new connections are heard per turn, by what a handshake costs.
-fn newcomers(handshake: Duration) -> usize {
-    let few = NEWCOMERS_TIME.as_nanos() / handshake.as_nanos().max(1);
+/// How many new connections are heard per turn, by what a handshake costs and how long a turn is.
+fn newcomers(handshake: Duration, turn: Duration) -> usize {
+    let few = NEWCOMERS_TIME.max(turn / NEWCOMERS_SHARE).as_nanos() / handshake.as_nanos().max(1);
     u32::try_from(few).unwrap_or(NEWCOMERS_MAX).clamp(NEWCOMERS_MIN, NEWCOMERS_MAX) as usize
 }
 
@@ -377,8 +384,11 @@ mod tests {
 
     #[test]
     fn as_many_newcomers_are_heard_as_cost_little() {
-        let heard = [1, 10, 25, 60, 5000].map(|micros| newcomers(Duration::from_micros(micros)));
-        assert_eq!(heard, [64, 10, 4, 2, 2]);
+        let heard =
+            |turn| [1, 10, 25, 60, 5000].map(|micros| newcomers(Duration::from_micros(micros), Duration::from_micros(turn)));
+        assert_eq!(heard(0), [64, 10, 4, 2, 2]);
+        assert_eq!(heard(400), heard(0));
+        assert_eq!(heard(4000), [64, 64, 40, 16, 2], "a long turn has a quarter for them");
     }
 
     #[test]
