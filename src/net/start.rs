@@ -240,6 +240,9 @@ fn start_on(options: &ServeOptions, on: On) -> Result<Running, ServeError> {
     let (mut listeners, addresses) = bind_all(options, workers)?;
     let (bell, control_bell) = make_bell()?;
     let eventfds = make_eventfds(workers, control_bell)?;
+    if matches!(on, On::Epoll { .. }) {
+        epoll::grow_descriptor_table(eventfds[0].as_fd());
+    }
     let peers = u16::try_from(workers + 1).unwrap_or(u16::MAX);
     let mut posts = post_office::<Parcel>(peers);
     let Some(control) = posts.pop() else { return Err(ServeError::Worker { worker: 0 }) };

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 use tungstenite::{Message, WebSocket};
 
 use crate::skip;
@@ -46,6 +46,16 @@ fn one_worker_two_workers_and_more_than_cores_serve_one_port() {
         let mut sockets = subscribe(&server, 150);
         broadcast_reaches(&server, &mut sockets);
     }
+}
+
+#[test]
+fn on_epoll_the_table_of_descriptors_does_not_grow_while_somebody_waits() {
+    let server = Server::start_with(&["--listen", "127.0.0.1:0", "--workers", "2", "--io", "epoll"], &[]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).expect("the kernel says");
+    let size: u64 = size.trim().parse().expect("a number");
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    assert!(size >= limit.min(1 << 20), "{size} places for {limit} descriptors: the kernel would stop the workers to make more");
 }
 
 #[test]

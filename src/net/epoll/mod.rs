@@ -27,6 +27,7 @@ use std::time::Duration;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 pub use self::accepting::Listener;
 use self::sending::Outgoing;
@@ -49,6 +50,21 @@ const BUFFER_BYTES: usize = 32 << 10;
 /// The slot that no connection has: events of listeners and of the bell, told apart by what is a generation elsewhere.
 const NO_SLOT: u32 = u32::MAX;
 const BELL: u32 = u32::MAX;
+
+/// Descriptors that the process's table has room for from the start, at most: eight bytes of kernel memory for each.
+const DESCRIPTORS_MAX: u64 = 1 << 20;
+
+/// Has the kernel make the process's table of descriptors as large as the limit on them allows, now. By itself it doubles the table
+/// whenever that is full, and where threads share it, it waits each time until no processor can be looking at the old one: 5 to 20
+/// milliseconds in which a worker serves nobody. To be called before there are threads, with any descriptor.
+pub fn grow_descriptor_table(any: BorrowedFd<'_>) {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).min(DESCRIPTORS_MAX);
+    let last = i32::try_from(descriptors).unwrap_or(i32::MAX) - 1;
+    // Where that is refused, it grows as it fills. The duplicate is not needed any more; the table stays as it is.
+    if let Err(error) = rustix::io::fcntl_dupfd_cloexec(any, last) {
+        tracing::debug!(%error, descriptors, "the table of descriptors grows as it fills");
+    }
+}
 
 /// An epoll instance for one worker.
 pub fn create() -> Result<OwnedFd, Errno> {
