@@ -2,7 +2,8 @@
 
 use crate::contender::Contender;
 use crate::plan;
-use crate::results::{CORE, CPU, Results, Series};
+use crate::results::{CORE, CPU, Measured, Results, Series};
+use crate::spread::Spread;
 
 /// A floor that is further than this from its own median voids the run: something else was using the machine.
 const FLOOR_SPREAD_MAX: f64 = 0.15;
@@ -12,6 +13,9 @@ pub struct Bar {
     pub what: &'static str,
     pub limit: Limit,
     pub got: f64,
+    /// Of the rounds, one by one.
+    pub least: f64,
+    pub most: f64,
 }
 
 #[derive(Clone, Copy)]
@@ -61,18 +65,35 @@ impl Outcome {
     }
 }
 
-/// Which figures of a group a bar is about: ringmain's, where nothing else is said.
+/// Which figures of a group a bar is about: ringmain's, where nothing else is said. Ratios are of what ran in the same round, one
+/// right after the other, and the median of the rounds counts: so what changes slowly is in both.
 enum Measure {
     /// The median of its runs.
     Median(&'static str),
     /// The worst of its runs.
     Worst(&'static str),
-    /// The median, as a part of the other's.
+    /// As a part of the other's.
     Against(Contender, &'static str),
-    /// The first one's median, as a part of the second's.
+    /// The first one's, as a part of the second's.
     Between(Contender, Contender, &'static str),
-    /// The median of one figure, as a part of another's.
+    /// One figure as a part of another.
     Quotient(&'static str, &'static str),
+}
+
+impl Measure {
+    /// Of a group's rounds. No figures where one of those it is about has none.
+    fn of(&self, group: &Measured) -> Spread {
+        let runs = |whose, name| {
+            let series = group.of(whose).into_iter().flat_map(|series| &series.runs);
+            series.map(move |run| run.number(name))
+        };
+        Spread::of(match *self {
+            Median(name) | Worst(name) => runs(Ringmain, name).collect(),
+            Against(other, name) => runs(Ringmain, name).zip(runs(other, name)).map(|(one, other)| one / other).collect(),
+            Between(one, other, name) => runs(one, name).zip(runs(other, name)).map(|(one, other)| one / other).collect(),
+            Quotient(name, by) => runs(Ringmain, name).zip(runs(Ringmain, by)).map(|(one, by)| one / by).collect(),
+        })
+    }
 }
 
 const fn bar(
@@ -157,16 +178,10 @@ impl Results {
     pub fn bars(&self) -> Vec<Bar> {
         let measured = BARS.into_iter().filter_map(|(what, group, measure, limit)| {
             let group = self.group(group)?;
-            let ringmain = group.of(Ringmain)?;
-            let median = |whose, name| group.of(whose).map_or(f64::NAN, |series| series.spread(name).median);
-            let got = match measure {
-                Median(name) => median(Ringmain, name),
-                Worst(name) => ringmain.spread(name).max,
-                Against(other, name) => median(Ringmain, name) / median(other, name),
-                Between(one, other, name) => median(one, name) / median(other, name),
-                Quotient(name, by) => median(Ringmain, name) / median(Ringmain, by),
-            };
-            Some(Bar { what, limit, got })
+            group.of(Ringmain)?;
+            let Spread { median, min: least, max: most } = measure.of(group);
+            let got = if matches!(measure, Worst(_)) { most } else { median };
+            Some(Bar { what, limit, got, least, most })
         });
         measured.collect()
     }
@@ -222,6 +237,17 @@ mod tests {
         let mut no_figure = results(1.0, &[1.0], &[1.0]);
         no_figure.groups[1].series[0].runs[0] = Figures(json!({"sound": true}));
         check(&no_figure, Outcome::Missed, "| ≤ 640 | NaN | MISSED |");
+    }
+
+    #[test]
+    fn ratios_are_of_what_ran_in_the_same_round() {
+        // A host that slows down: everybody takes twice as long in the end.
+        let mut slowing = results(1.05, &[1.0, 1.1, 1.14], &[1.0, 1.1, 1.14]);
+        let runs = |cpu: &[f64]| cpu.iter().map(|cpu| Figures(json!({ CPU: cpu, CORE: cpu, "sound": true }))).collect();
+        slowing.groups[0].series[0].runs = runs(&[1.05, 1.155, 1.254]);
+        check(&slowing, Outcome::Met, "| ≤ 1.1 | 1.05 | met | 1.05–1.10 |");
+        slowing.groups[0].series[0].runs = runs(&[1.11, 1.23, 1.14]);
+        check(&slowing, Outcome::Missed, "| ≤ 1.1 | 1.11 | MISSED | 1.00–1.12 |");
     }
 
     #[test]

@@ -110,10 +110,10 @@ impl Results {
     fn write_bars(&self, text: &mut String) {
         let (bars, void) = (self.bars(), matches!(self.outcome(), Outcome::Void | Outcome::Incomplete));
         if !bars.is_empty() {
-            text.push_str("| bar | at | got | |\n|---|---|---|---|\n");
+            text.push_str("| bar | at | got | | rounds |\n|---|---|---|---|---|\n");
         }
         for bar in bars {
-            let Bar { what, limit, got } = bar;
+            let Bar { what, limit, got, least, most } = bar;
             let limit = match limit {
                 Limit::AtMost(most) => format!("≤ {most}"),
                 Limit::AtLeast(least) => format!("≥ {least}"),
@@ -123,7 +123,7 @@ impl Results {
                 true => "met",
                 false => "MISSED",
             };
-            _ = writeln!(text, "| {what} | {limit} | {got:.2} | {verdict} |");
+            _ = writeln!(text, "| {what} | {limit} | {got:.2} | {verdict} | {least:.2}–{most:.2} |");
         }
     }
 
@@ -151,7 +151,7 @@ impl Results {
             "sysctls": Value::Object(host::sysctls().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()),
             "outcome": self.outcome().text(),
             "void": self.void(),
-            "bars": bars.iter().map(|bar| json!({"what": bar.what, "got": bar.got, "met": bar.is_met()})).collect::<Vec<_>>(),
+            "bars": bars.iter().map(|bar| json!({"what": bar.what, "got": bar.got, "rounds": [bar.least, bar.most], "met": bar.is_met()})).collect::<Vec<_>>(),
             "groups": self.groups.iter().map(group).collect::<Vec<_>>(),
         })
     }
@@ -211,12 +211,16 @@ fn write_stalls(text: &mut String, group: &Measured) {
 }
 
 fn write_besides(text: &mut String, group: &Measured) {
-    text.push_str("| p50 ms | p99 ms | p99.9 ms | without: p99 | p99.9 | CPU µs for each of the crowd | overflows |\n|---|---|---|---|---|---|---|\n");
-    for run in group.series.iter().flat_map(|series| &series.runs) {
+    text.push_str(
+        "| | p50 ms | p99 ms | p99.9 ms | without: p99 | p99.9 | CPU µs for each of the crowd | overflows |\n\
+         |---|---|---|---|---|---|---|---|\n",
+    );
+    for (whose, run) in group.series.iter().flat_map(|series| series.runs.iter().map(|run| (series.contender, run))) {
         let millis = |name| run.number(name) / 1e3;
         _ = writeln!(
             text,
-            "| {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} |",
+            "| {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} |",
+            whose.name(),
             millis("p50_us"),
             millis("p99_us"),
             millis("p999_us"),

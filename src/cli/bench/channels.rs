@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::error::BenchError;
 use super::fan_out::{self, Plan};
-use super::pace::Pacing;
+use super::pace::{Amount, Pacing};
 use super::session::Transport;
 use super::{Common, Outcome};
 
@@ -27,6 +27,10 @@ pub struct ChannelsArgs {
     /// Publications before those.
     #[arg(long, default_value_t = 5000)]
     warmup: u64,
+    /// Seconds after which the closed loop publishes no more, if it has not published all. The warm-up has a third of that, the
+    /// open loop half. Default: as long as it takes.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: Option<u32>,
     /// Bytes of a payload.
     #[arg(long, default_value_t = 128)]
     payload: usize,
@@ -45,7 +49,7 @@ pub fn run(args: &ChannelsArgs) -> Result<Outcome, BenchError> {
         pacing: args.pacing.clone(),
         channels: Some(args.channels as usize),
         subscribers: args.subscribers as usize,
-        publications: args.publications,
+        publications: Amount::within(args.publications, args.seconds),
         warmup: args.warmup,
         payload: args.payload,
         transport: Transport::Ws,

@@ -5,7 +5,7 @@ use clap::Args;
 use super::checker::Checker;
 use super::error::BenchError;
 use super::fleet::Fleet;
-use super::pace::{Loop, Pace, Pacing, Phase, Words};
+use super::pace::{Amount, Loop, Pace, Pacing, Phase, Words};
 use super::payload::PAYLOAD_BYTES_MIN;
 use super::report::Report;
 use super::session::Transport;
@@ -51,12 +51,12 @@ pub fn run(args: &ConnectArgs) -> Result<Outcome, BenchError> {
 
 fn measure(fleet: &mut Fleet, args: &ConnectArgs, pace: Loop, lead: u64) -> Result<Phase, BenchError> {
     if lead > 0 {
-        fleet.churn(Pace::new(pace, fleet.clock.now(), lead), args.common.window, args.hold)?;
+        fleet.churn(Pace::new(pace, fleet.clock.now(), Amount::all(lead)), args.common.window, args.hold)?;
     }
     fleet.connect_latency.reset();
     let began = fleet.clock.now();
     let sample = args.common.server().sample(began)?;
-    let complete = fleet.churn(Pace::new(pace, began, args.connections), args.common.window, args.hold)?;
+    let complete = fleet.churn(Pace::new(pace, began, Amount::all(args.connections)), args.common.window, args.hold)?;
     let now = fleet.clock.now();
     let count = fleet.connect_latency.len();
     Ok(Phase {

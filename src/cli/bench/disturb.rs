@@ -16,7 +16,7 @@ use super::checker::Checker;
 use super::error::BenchError;
 use super::fan_out;
 use super::fleet::Fleet;
-use super::pace::{Loop, Phase};
+use super::pace::{Amount, Loop, Phase};
 use super::payload::PAYLOAD_BYTES_MIN;
 use super::report::Report;
 use super::session::{Doing, Transport};
@@ -139,7 +139,7 @@ fn crowd(args: &DisturbArgs, ready: Sender<()>, go: Receiver<()>, is_over: &Atom
     if args.by == By::Broadcast {
         fleet.open(size, args.common.window)?;
         fleet.open_publisher(&args.common.api_key())?;
-        fan_out::publish(&mut fleet, size, Loop::Closed, WARM_UP_PUBLICATIONS)?;
+        fan_out::publish(&mut fleet, size, Loop::Closed, Amount::all(WARM_UP_PUBLICATIONS))?;
     }
     let before = fleet.checker.tally.deliveries;
     // Where nobody hears or answers, the echoes have failed, and their error is the one that counts.
@@ -148,7 +148,7 @@ fn crowd(args: &DisturbArgs, ready: Sender<()>, go: Receiver<()>, is_over: &Atom
     let began = fleet.clock.now();
     let count = match args.by {
         By::Broadcast => {
-            fan_out::publish(&mut fleet, size, Loop::Closed, args.publications)?;
+            fan_out::publish(&mut fleet, size, Loop::Closed, Amount::all(args.publications))?;
             fleet.checker.tally.deliveries - before
         }
         By::Storm => {

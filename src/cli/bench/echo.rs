@@ -8,7 +8,7 @@ use clap::Args;
 use super::checker::Checker;
 use super::error::BenchError;
 use super::fleet::Fleet;
-use super::pace::{Loop, Pace, Pacing, Phase, Words};
+use super::pace::{Amount, Loop, Pace, Pacing, Phase, Words};
 use super::report::Report;
 use super::session::Doing;
 use super::verdict::Verdict;
@@ -123,7 +123,7 @@ fn run_closed(fleet: &mut Fleet, pipeline: usize, seconds: u64) -> Result<(), Be
 fn run_open(fleet: &mut Fleet, pace: Loop, count: u64, is_over: impl Fn() -> bool) -> Result<(), BenchError> {
     let connections = fleet.ready();
     let outstanding_max = OUTSTANDING_MAX * connections as u64;
-    let mut pace = Pace::new(pace, fleet.clock.now(), count);
+    let mut pace = Pace::new(pace, fleet.clock.now(), Amount::all(count));
     let mut stall = fleet.stall("echoing");
     let goes_on = |pace: &Pace, fleet: &Fleet| !pace.is_done() && fleet.closed().0 == 0 && !is_over();
     for turn in (0..connections).cycle() {

@@ -9,7 +9,7 @@ use super::checker::Checker;
 use super::dialect;
 use super::error::BenchError;
 use super::fleet::Fleet;
-use super::pace::{Loop, Pace, Pacing, Phase, Phases, Words};
+use super::pace::{Amount, Loop, Pace, Pacing, Phase, Phases, Words};
 use super::publisher::IN_FLIGHT_MAX;
 use super::report::Report;
 use super::session::{Request, Transport};
@@ -32,6 +32,10 @@ pub struct FanOutArgs {
     /// Publications before those.
     #[arg(long, default_value_t = 40)]
     warmup: u64,
+    /// Seconds after which the closed loop publishes no more, if it has not published all. The warm-up has a third of that, the
+    /// open loop half. Default: as long as it takes.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: Option<u32>,
     /// Bytes of a payload.
     #[arg(long, default_value_t = 128)]
     payload: usize,
@@ -77,7 +81,7 @@ pub struct Plan<'a> {
     pub channels: Option<usize>,
     /// Of each channel.
     pub subscribers: usize,
-    pub publications: u64,
+    pub publications: Amount,
     pub warmup: u64,
     pub payload: usize,
     pub transport: Transport,
@@ -93,7 +97,7 @@ pub fn run(args: &FanOutArgs) -> Result<Outcome, BenchError> {
         pacing: args.pacing.clone(),
         channels: None,
         subscribers: args.subscribers,
-        publications: args.publications,
+        publications: Amount::within(args.publications, args.seconds),
         warmup: args.warmup,
         payload: args.payload,
         transport: args.transport,
@@ -113,7 +117,7 @@ pub fn run_stream(args: &StreamArgs) -> Result<Outcome, BenchError> {
         pacing: Pacing::at(args.rate.into()),
         channels: None,
         subscribers: args.subscribers,
-        publications: u64::from(args.rate) * u64::from(args.seconds),
+        publications: Amount::all(u64::from(args.rate) * u64::from(args.seconds)),
         warmup: args.rate.into(),
         payload: args.payload,
         transport: args.transport,
@@ -147,34 +151,34 @@ pub fn run_plan(plan: &Plan<'_>) -> Result<Outcome, BenchError> {
     let phases = plan.pacing.run(|pace, lead| {
         let pace = if pace == Loop::Closed && plan.in_flight > 1 { Loop::Windowed(plan.in_flight) } else { pace };
         if !std::mem::replace(&mut warm, true) {
-            publish(&mut fleet, plan.subscribers, pace, plan.warmup)?;
+            publish(&mut fleet, plan.subscribers, pace, plan.publications.part(plan.warmup, 3))?;
         }
         if lead > 0 {
-            publish(&mut fleet, plan.subscribers, pace, lead)?;
+            publish(&mut fleet, plan.subscribers, pace, Amount::all(lead))?;
         }
-        let count = match (pace, plan.pacing.is_both()) {
-            (Loop::Open(_), true) => (plan.publications / 2).max(1),
+        let amount = match (pace, plan.pacing.is_both()) {
+            (Loop::Open(_), true) => plan.publications.part((plan.publications.count() / 2).max(1), 2),
             (Loop::Open(_) | Loop::Closed | Loop::Windowed(_), _) => plan.publications,
         };
         let before = fleet.checker.compressed_deliveries;
-        let phase = measure(&mut fleet, plan.common, plan.subscribers, pace, count)?;
+        let phase = measure(&mut fleet, plan.common, plan.subscribers, pace, amount)?;
         compressed.get_or_insert(fleet.checker.compressed_deliveries - before);
         Ok(phase)
     })?;
     Ok(outcome(&fleet, plan, &phases, compressed.filter(|_| plan.deflate)))
 }
 
-/// Publishes `count`, each to the `subscribers` of its channel, and measures that.
-pub fn measure(fleet: &mut Fleet, common: &Common, subscribers: usize, pace: Loop, count: u64) -> Result<Phase, BenchError> {
+/// Publishes that many, each to the `subscribers` of its channel, and measures that.
+pub fn measure(fleet: &mut Fleet, common: &Common, subscribers: usize, pace: Loop, amount: Amount) -> Result<Phase, BenchError> {
     fleet.checker.reset_latency();
-    let before = fleet.checker.tally.deliveries;
+    let (before, published_before) = (fleet.checker.tally.deliveries, fleet.checker.published());
     let began = fleet.clock.now();
     let sample = common.server().sample(began)?;
-    let complete = publish(fleet, subscribers, pace, count)?;
+    let complete = publish(fleet, subscribers, pace, amount)?;
     let spent = sample.until(common.server().sample(fleet.clock.now())?);
     Ok(Phase {
         nanos: fleet.checker.delivered_at.saturating_sub(began),
-        paced: count,
+        paced: fleet.checker.published() - published_before,
         counted: fleet.checker.tally.deliveries - before,
         spent,
         latency: fleet.checker.latency().clone(),
@@ -182,10 +186,10 @@ pub fn measure(fleet: &mut Fleet, common: &Common, subscribers: usize, pace: Loo
     })
 }
 
-/// Publishes `count`, each to the `subscribers` of its channel, and waits until all got them. False when nothing comes any
+/// Publishes that many, each to the `subscribers` of its channel, and waits until all got them. False when nothing comes any
 /// more or the time is up: what is missing then is a finding, not a failure of the load.
-pub fn publish(fleet: &mut Fleet, subscribers: usize, pace: Loop, count: u64) -> Result<bool, BenchError> {
-    let mut pace_of_these = Pace::new(pace, fleet.clock.now(), count);
+pub fn publish(fleet: &mut Fleet, subscribers: usize, pace: Loop, amount: Amount) -> Result<bool, BenchError> {
+    let mut pace_of_these = Pace::new(pace, fleet.clock.now(), amount);
     let before = fleet.checker.published();
     let mut stall = fleet.stall("waiting for deliveries");
     loop {
@@ -208,7 +212,8 @@ pub fn publish(fleet: &mut Fleet, subscribers: usize, pace: Loop, count: u64) ->
         }
         fleet.say(|fleet| {
             let deliveries = fleet.checker.tally.deliveries;
-            format!("{} of {count} publications, {deliveries} deliveries", fleet.checker.published() - before)
+            let published = fleet.checker.published() - before;
+            format!("{published} of {} publications, {deliveries} deliveries", amount.count())
         });
     }
 }
@@ -243,7 +248,7 @@ fn outcome(fleet: &Fleet, plan: &Plan<'_>, phases: &Phases, compressed: Option<u
     report.add("transport", plan.transport.name());
     report.add("channels", plan.channels.unwrap_or(1));
     report.add("subscribers", plan.subscribers);
-    report.add("publications", plan.publications);
+    report.add("publications", phases.paced());
     report.add("payload_bytes", plan.payload);
     report.add("publications_in_flight", plan.in_flight);
     phases.write(&mut report, &WORDS);

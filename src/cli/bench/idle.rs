@@ -10,7 +10,7 @@ use clap::Args;
 use super::checker::Checker;
 use super::error::BenchError;
 use super::fleet::Fleet;
-use super::pace::{Loop, Pace};
+use super::pace::{Amount, Loop, Pace};
 use super::payload::PAYLOAD_BYTES_MIN;
 use super::report::Report;
 use super::server::{Memory, Spent};
@@ -64,7 +64,7 @@ pub fn run(args: &IdleArgs) -> Result<Outcome, BenchError> {
     let mut fleet = args.common.fleet(request, checker, open_max)?;
 
     let fresh = memory(args)?;
-    let churn = Pace::new(Loop::Closed, fleet.clock.now(), args.churn);
+    let churn = Pace::new(Loop::Closed, fleet.clock.now(), Amount::all(args.churn));
     // By resets: what the kernel remembers of closed connections, and forgets while memory is read, is no connection's.
     fleet.churn(churn, args.common.window, args.churn_hold)?;
     settle(&mut fleet, CHURN_SETTLE_SECONDS)?;

@@ -127,6 +127,11 @@ impl Phases {
         self.cost.1.counted
     }
 
+    /// How many the loop that tells the cost has sent.
+    pub fn paced(&self) -> u64 {
+        self.cost.1.paced
+    }
+
     /// Appends the figures, and which loop each is of.
     pub fn write(&self, report: &mut Report, words: &Words) {
         let (cost_loop, cost) = &self.cost;
@@ -145,18 +150,50 @@ impl Phases {
     }
 }
 
-/// The times at which `count` are due.
+/// How many are sent: so many, or as many as there is time for.
+#[derive(Clone, Copy, Debug)]
+pub struct Amount {
+    count: u64,
+    /// Nanoseconds after which no more are sent.
+    nanos: u64,
+}
+
+impl Amount {
+    pub const fn all(count: u64) -> Self {
+        Self { count, nanos: u64::MAX }
+    }
+
+    /// `count`, or fewer when so many seconds are over.
+    pub const fn within(count: u64, seconds: Option<u32>) -> Self {
+        match seconds {
+            Some(seconds) => Self { count, nanos: seconds as u64 * 1_000_000_000 },
+            None => Self::all(count),
+        }
+    }
+
+    /// So many of them, in a part of the time.
+    pub const fn part(self, count: u64, nth: u64) -> Self {
+        Self { count, nanos: if self.nanos == u64::MAX { u64::MAX } else { self.nanos / nth } }
+    }
+
+    pub const fn count(self) -> u64 {
+        self.count
+    }
+}
+
+/// The times at which an amount is due.
 pub struct Pace {
     pace: Loop,
     began: u64,
     next: u64,
     count: u64,
+    until: u64,
 }
 
 impl Pace {
     /// From `began`, in nanoseconds of the load's clock.
-    pub const fn new(pace: Loop, began: u64, count: u64) -> Self {
-        Self { pace, began, next: 0, count }
+    pub const fn new(pace: Loop, began: u64, amount: Amount) -> Self {
+        Self { pace, began, next: 0, count: amount.count, until: began.saturating_add(amount.nanos) }
     }
 
     pub const fn is_done(&self) -> bool {
@@ -166,6 +203,9 @@ impl Pace {
     /// The intended time of the next one, if it is due and the load has `room` for it. Without room an open loop waits,
     /// and what waited counts from when it was due.
     pub fn next(&mut self, now: u64, room: bool) -> Option<u64> {
+        if now >= self.until {
+            self.count = self.next;
+        }
         let due = self.due(now);
         if self.is_done() || !room || due > now {
             return None;
@@ -177,7 +217,7 @@ impl Pace {
     /// Until when the load may sleep, if nothing comes.
     pub fn sleep_until(&self, room: bool) -> u64 {
         match self.pace {
-            Loop::Open(_) if room && !self.is_done() => self.due(0),
+            Loop::Open(_) if room && !self.is_done() => self.due(0).min(self.until),
             Loop::Open(_) | Loop::Closed | Loop::Windowed(_) => u64::MAX,
         }
     }
@@ -197,7 +237,7 @@ mod tests {
 
     #[test]
     fn an_open_loop_does_not_wait_for_answers() {
-        let mut pace = Pace::new(Loop::Open(1000.0), 5_000_000, 4);
+        let mut pace = Pace::new(Loop::Open(1000.0), 5_000_000, Amount::all(4));
         assert_eq!(pace.next(4_999_999, true), None);
         assert_eq!((pace.next(5_000_000, true), pace.next(5_000_000, true)), (Some(5_000_000), None));
         assert_eq!(pace.sleep_until(true), 6_000_000);
@@ -210,11 +250,25 @@ mod tests {
 
     #[test]
     fn a_closed_loop_sends_when_there_is_room() {
-        let mut pace = Pace::new(Loop::Closed, 5, 2);
+        let mut pace = Pace::new(Loop::Closed, 5, Amount::all(2));
         assert_eq!(
             (pace.next(7, false), pace.next(8, true), pace.next(9, true), pace.next(10, true)),
             (None, Some(8), Some(9), None)
         );
+    }
+
+    #[test]
+    fn a_loop_ends_when_its_time_is_up() {
+        let seconds = |seconds| Amount::within(10, Some(seconds));
+        let mut pace = Pace::new(Loop::Open(1.5), 0, seconds(1));
+        assert_eq!((pace.next(0, true), pace.next(700_000_000, true)), (Some(0), Some(666_666_666)));
+        assert_eq!((pace.next(700_000_000, true), pace.sleep_until(true), pace.is_done()), (None, 1_000_000_000, false));
+        assert_eq!((pace.next(1_000_000_000, true), pace.is_done()), (None, true));
+        // Room that comes too late is not used.
+        let mut pace = Pace::new(Loop::Closed, 7, seconds(2).part(5, 2));
+        assert_eq!((pace.next(8, true), pace.next(9, false), pace.is_done()), (Some(8), None, false));
+        assert_eq!((pace.next(1_000_000_007, true), pace.is_done()), (None, true));
+        assert_eq!(Amount::within(3, None).part(1, 2).nanos, u64::MAX);
     }
 
     fn loops(pacing: &Pacing, complete: bool) -> Vec<Loop> {

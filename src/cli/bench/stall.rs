@@ -16,7 +16,7 @@ use super::checker::{Checker, new_histogram};
 use super::error::BenchError;
 use super::fan_out;
 use super::fleet::Fleet;
-use super::pace::{Loop, Phase};
+use super::pace::{Amount, Loop, Phase};
 use super::report::Report;
 use super::server::{self, Spent};
 use super::session::Transport;
@@ -98,8 +98,8 @@ pub fn run(args: &StallArgs) -> Result<Outcome, BenchError> {
 
 /// Publications a second. A closed loop, which is the warm-up, says what the server can do.
 fn rate(fleet: &mut Fleet, args: &StallArgs) -> Result<f64, BenchError> {
-    fan_out::publish(fleet, args.healthy(), Loop::Closed, WARM_UP_PUBLICATIONS)?;
-    let closed = fan_out::measure(fleet, &args.common, args.healthy(), Loop::Closed, CLOSED_PUBLICATIONS)?;
+    fan_out::publish(fleet, args.healthy(), Loop::Closed, Amount::all(WARM_UP_PUBLICATIONS))?;
+    let closed = fan_out::measure(fleet, &args.common, args.healthy(), Loop::Closed, Amount::all(CLOSED_PUBLICATIONS))?;
     Ok(args.rate.unwrap_or(closed.paced_per_second() * f64::from(args.load) / 100.0))
 }
 
@@ -194,8 +194,8 @@ fn stalled_half(fleet: &mut Fleet, args: &StallArgs, stalled: usize, rate: f64, 
 fn half(fleet: &mut Fleet, args: &StallArgs, rate: f64, into: &mut Half) -> Result<bool, BenchError> {
     let count = publications(rate, args);
     // Looking at the sockets and the memory between two halves leaves little of the others' in the caches.
-    fan_out::publish(fleet, args.healthy(), Loop::Open(rate), WARM_UP_PUBLICATIONS)?;
-    let phase = fan_out::measure(fleet, &args.common, args.healthy(), Loop::Open(rate), count)?;
+    fan_out::publish(fleet, args.healthy(), Loop::Open(rate), Amount::all(WARM_UP_PUBLICATIONS))?;
+    let phase = fan_out::measure(fleet, &args.common, args.healthy(), Loop::Open(rate), Amount::all(count))?;
     into.achieved = into.achieved.min(phase.paced_per_second());
     let Phase { counted, spent, latency, complete, .. } = phase;
     into.private.push(args.common.server().memory()?.unwrap_or_default().private);

@@ -10,7 +10,7 @@ use super::checker::Checker;
 use super::error::BenchError;
 use super::fan_out;
 use super::fleet::Fleet;
-use super::pace::{Loop, Pace};
+use super::pace::{Amount, Loop, Pace};
 use super::publisher::IN_FLIGHT_MAX;
 use super::report::Report;
 use super::server::Spent;
@@ -58,16 +58,16 @@ pub fn run(args: &StormArgs) -> Result<Outcome, BenchError> {
     let mut fleet = args.common.fleet(request, Checker::new(&args.channel, args.payload), args.count())?;
     fleet.end_as_clients_do();
     fleet.expect(args.count());
-    if !all_come(&mut fleet, args, &mut Pace::new(args.pace(), 0, 0))? {
+    if !all_come(&mut fleet, args, &mut Pace::new(args.pace(), 0, Amount::all(0)))? {
         let stalled = BenchError::Stalled { doing: "opening connections", seconds: args.common.stall };
         return Err(fleet.closed().1.map_or(stalled, BenchError::Opening));
     }
     fleet.open_publisher(&args.common.api_key())?;
     let publications = u64::from(args.rate) * u64::from(args.seconds);
-    fan_out::publish(&mut fleet, args.count(), args.pace(), publications)?;
+    fan_out::publish(&mut fleet, args.count(), args.pace(), Amount::all(publications))?;
     let storm = storm(&mut fleet, args)?;
     if fleet.ready() == args.count() {
-        fan_out::publish(&mut fleet, args.count(), args.pace(), publications)?;
+        fan_out::publish(&mut fleet, args.count(), args.pace(), Amount::all(publications))?;
     }
     Ok(outcome(&fleet, args, storm))
 }
@@ -82,7 +82,7 @@ struct Storm {
 fn storm(fleet: &mut Fleet, args: &StormArgs) -> Result<Storm, BenchError> {
     let began = fleet.clock.now();
     let sample = args.common.server().sample(began)?;
-    let mut pace = Pace::new(args.pace(), began, u64::MAX);
+    let mut pace = Pace::new(args.pace(), began, Amount::all(u64::MAX));
     publish_due(fleet, &mut pace);
     let closed = fleet.close_all()?;
     all_come(fleet, args, &mut pace)?;
