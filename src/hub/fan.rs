@@ -6,11 +6,14 @@
 //!
 //! Invariants:
 //! - What is due goes out in runs back to back: a window delays publications, it never limits how many leave.
-//! - A window begins when the runs before it begin to go out: what takes longer than that to hand out is followed by the next at once.
+//! - A window begins when the runs before it begin to go out, and a part of it always comes after they have: who publishes again when the
+//!   last one has come gets into the same run as who waited meanwhile, and a broadcast that takes as long as its window gathers more the
+//!   longer it takes.
 //! - `bytes` is the sum of the queued publications'. Above [`QUEUE_BYTES_MAX`] they become one loss.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::publication::{Publication, Role};
 use crate::base::{Blob, Nanos, StreamPosition};
@@ -19,6 +22,8 @@ use crate::base::{Blob, Nanos, StreamPosition};
 pub const RUN_PUBLICATIONS_MAX: usize = 256;
 /// Bytes gathered into one run; a larger single publication is a run of its own.
 const RUN_BYTES_MAX: usize = 256 << 10;
+/// At least one part in so many of a coalescing window comes after what went before has been handed out.
+const GATHERING_PART: u32 = 4;
 /// Bytes that may wait for one channel's subscribers on a worker; a larger single publication still waits, alone.
 pub const QUEUE_BYTES_MAX: usize = 16 << 20;
 
@@ -119,6 +124,12 @@ impl Fan {
     #[must_use]
     pub const fn is_due(&self) -> bool {
         self.due > 0
+    }
+
+    /// When the window ends in which the next runs are gathered, the ones before it having been handed out by `now`.
+    #[must_use]
+    pub fn reopens(&self, window: Duration, now: Nanos) -> Nanos {
+        (self.began + window).max(now + window / GATHERING_PART)
     }
 
     /// The open cursor, or a new one over what is due, at most so many publications. `None` if there is nothing.

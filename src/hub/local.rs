@@ -279,7 +279,7 @@ impl Local {
         }
         channel.groups.retain(|group| !group.entries.is_empty());
         let Some(fan) = channel.fan.as_mut() else { return };
-        let reopens = fan.began + window;
+        let reopens = fan.reopens(window, now);
         if !fan.is_due() && reopens > now {
             fan.not_before = reopens;
             self.windows.push(Reverse((fan.not_before, key)));

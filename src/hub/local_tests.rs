@@ -74,7 +74,7 @@ impl Bench {
 }
 
 #[test]
-fn a_window_begins_when_the_runs_before_it_begin_to_go_out() {
+fn a_window_begins_with_the_runs_before_it_and_a_quarter_of_it_comes_after_them() {
     const WINDOW: Duration = Duration::from_millis(10);
     let mut bench = Bench::default();
     bench.join();
@@ -90,8 +90,10 @@ fn a_window_begins_when_the_runs_before_it_begin_to_go_out() {
         let next = bench.local.next_deadline();
         (next, bench.hand_out(WINDOW, next.unwrap().max(milliseconds(to))))
     };
-    assert_eq!(hand_out_for(100, 108), (Some(milliseconds(110)), 1));
-    assert_eq!(hand_out_for(200, 215), (Some(Nanos(0)), 1), "at once: it took longer than a window");
+    assert_eq!(hand_out_for(100, 107), (Some(milliseconds(110)), 1));
+    let quarter = WINDOW.as_nanos() as u64 / 4;
+    assert_eq!(hand_out_for(200, 208), (Some(Nanos(208_000_000 + quarter)), 1));
+    assert_eq!(hand_out_for(300, 315), (Some(Nanos(315_000_000 + quarter)), 1), "it took longer than a window");
 }
 
 #[test]
