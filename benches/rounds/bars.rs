@@ -5,7 +5,8 @@ use crate::plan;
 use crate::results::{CORE, CPU, Measured, Results, Series};
 use crate::spread::Spread;
 
-/// A floor that is further than this from its own median voids the run: something else was using the machine.
+/// Where a floor is further than this from its own median, something else was using the machine, and figures that are no ratios say
+/// nothing. Where one floor's part of the other, of the same round, is further than this from its own median, ratios say nothing either.
 const FLOOR_SPREAD_MAX: f64 = 0.15;
 
 /// A figure that must be on one side of another.
@@ -16,6 +17,8 @@ pub struct Bar {
     /// Of the rounds, one by one.
     pub least: f64,
     pub most: f64,
+    /// It says nothing, whatever it is.
+    pub is_void: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -40,7 +43,7 @@ pub enum Outcome {
     Met,
     /// Something of ringmain's or a floor's could not be run: the rest is there, and no bar is called met.
     Incomplete,
-    /// The figures say nothing, whatever they are.
+    /// No bar that says something was missed, but not all of them say something.
     Void,
     Missed,
 }
@@ -59,7 +62,7 @@ impl Outcome {
         match self {
             Self::Met => "every bar met",
             Self::Incomplete => "INCOMPLETE: something could not be run",
-            Self::Void => "VOID: no bar says anything",
+            Self::Void => "VOID: not every bar says something",
             Self::Missed => "a bar was MISSED",
         }
     }
@@ -81,6 +84,11 @@ enum Measure {
 }
 
 impl Measure {
+    /// Whether a machine that is slower for a while has it too.
+    fn is_absolute_time(&self) -> bool {
+        matches!(self, Median(CPU | "p99_us" | "deliveries_per_second"))
+    }
+
     /// Of a group's rounds. No figures where one of those it is about has none.
     fn of(&self, group: &Measured) -> Spread {
         let runs = |whose, name| {
@@ -143,12 +151,29 @@ const BARS: [(&str, &str, Measure, Limit); 27] = [
 impl Results {
     pub fn outcome(&self) -> Outcome {
         let failed = |series: &Series| !series.contender.is_peer() && series.failure.is_some();
-        match self.bars().iter().all(Bar::is_met) {
-            _ if self.groups.iter().flat_map(|group| &group.series).any(failed) => Outcome::Incomplete,
-            _ if !self.void().is_empty() => Outcome::Void,
-            true => Outcome::Met,
-            false => Outcome::Missed,
+        let bars = self.bars();
+        match () {
+            () if self.groups.iter().flat_map(|group| &group.series).any(failed) => Outcome::Incomplete,
+            () if bars.iter().any(|bar| !bar.is_void && !bar.is_met()) => Outcome::Missed,
+            () if !self.void().is_empty() || bars.iter().any(|bar| bar.is_void) => Outcome::Void,
+            () => Outcome::Met,
         }
+    }
+
+    /// Why figures that are no ratios do not count, one reason each: the machine was not as fast all the time.
+    pub fn void_absolutes(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for group in &self.groups {
+            for series in group.series.iter().filter(|series| series.contender.is_floor()) {
+                let off = series.spread(CPU).off();
+                if off > FLOOR_SPREAD_MAX {
+                    let (name, off) = (series.contender.name(), off * 100.0);
+                    let off = format!("off by {off:.0} % from its own median of server CPU for each delivery");
+                    reasons.push(format!("{} of {name} was {off}", group.name));
+                }
+            }
+        }
+        reasons
     }
 
     /// Why the run does not count, one reason each.
@@ -159,16 +184,18 @@ impl Results {
                 let name = format!("{} of {}", group.name, series.contender.name());
                 let failure = series.failure.iter().filter(|_| !series.contender.is_peer());
                 reasons.extend(failure.map(|failure| format!("{name} could not be run: {failure}")));
-                let off = series.spread(CPU).off();
-                // Not `>`: a floor without figures is not steady.
-                let steady = off <= FLOOR_SPREAD_MAX;
-                if series.contender.is_floor() && !steady {
-                    let off = off * 100.0;
-                    reasons.push(format!("{name} was off by {off:.0} % from its own median of server CPU for each delivery"));
-                }
                 // A peer may lose what it likes: its figures then say less, and its row says so.
                 let unsound = series.runs.iter().filter(|run| !series.contender.is_peer() && !run.is_sound());
                 reasons.extend(unsound.map(|run| format!("{name} does not count: {}", run.reasons())));
+            }
+            if group.series.iter().any(|series| series.contender.is_floor()) {
+                let off = Between(Write, Uring, CPU).of(group).off();
+                // Not `>`: floors without figures are not steady.
+                let steady = off <= FLOOR_SPREAD_MAX;
+                let (one, other, off) = (Write.name(), Uring.name(), off * 100.0);
+                let off = format!("off by {off:.0} % from its own median");
+                let reason = || format!("{}: {one} as a part of {other}, round by round, was {off}", group.name);
+                reasons.extend((!steady).then(reason));
             }
         }
         reasons
@@ -176,12 +203,14 @@ impl Results {
 
     /// The bars of what was measured, where ringmain was among it.
     pub fn bars(&self) -> Vec<Bar> {
+        let (void, void_absolutes) = (!self.void().is_empty(), !self.void_absolutes().is_empty());
         let measured = BARS.into_iter().filter_map(|(what, group, measure, limit)| {
             let group = self.group(group)?;
             group.of(Ringmain)?;
             let Spread { median, min: least, max: most } = measure.of(group);
             let got = if matches!(measure, Worst(_)) { most } else { median };
-            Some(Bar { what, limit, got, least, most })
+            let is_void = void || void_absolutes && measure.is_absolute_time();
+            Some(Bar { what, limit, got, least, most, is_void })
         });
         measured.collect()
     }
@@ -254,15 +283,33 @@ mod tests {
     fn in_a_void_run_no_bar_is_met() {
         let steady = [1.0, 1.14, 0.86];
         check(&results(1.0, &steady, &steady), Outcome::Met, "| met |");
-        let unsteady = results(1.0, &steady, &[1.0, 1.16, 1.0]);
+        let unsteady = results(1.0, &steady, &[1.0, 0.97, 1.0]);
         check(&unsteady, Outcome::Void, "| ≤ 1.1 | 1.00 | void |");
-        check(&unsteady, Outcome::Void, "bare io_uring was off by 16 % from its own median of server CPU");
+        check(
+            &unsteady,
+            Outcome::Void,
+            "bare write() as a part of bare io_uring, round by round, was off by 18 % from its own median",
+        );
         check(&results(1.0, &[], &steady), Outcome::Void, "| void |");
         assert!(!unsteady.markdown().contains("| met |"));
         let mut unsound = results(1.0, &steady, &steady);
         unsound.groups[1].series[0].runs[0] =
             Figures(json!({"sound": false, "reasons": ["2 deliveries came again"], "bytes_per_connection": 1}));
         check(&unsound, Outcome::Void, "does not count: 2 deliveries came again");
+    }
+
+    #[test]
+    fn a_host_that_changes_its_speed_leaves_ratios() {
+        let slowing = [1.0, 1.1, 1.3];
+        let mut slowing = results(1.0, &slowing, &slowing);
+        let fast = Figures(json!({"sound": true, CPU: 0.2}));
+        let series = vec![Series { contender: Contender::Ringmain, runs: vec![fast], failure: None }];
+        slowing.groups.push(Measured { name: plan::WINDOWED, load: String::new(), series });
+        check(&slowing, Outcome::Void, "| ≤ 1.1 | 1.00 | met |");
+        check(&slowing, Outcome::Void, "| ≤ 0.35 | 0.20 | void |");
+        check(&slowing, Outcome::Void, "bare io_uring was off by 18 % from its own median of server CPU");
+        slowing.groups[0].series[0].runs[0] = Figures(json!({"sound": true, CPU: 1.2, CORE: 1.0}));
+        check(&slowing, Outcome::Missed, "| ≤ 1.1 | 1.20 | MISSED |");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! to all. Prints a table of medians and spreads beside the bars, and writes it to `benches/results/`.
 //!
 //! Every server is started for one load, pinned to its core, and ended by its own process id. The exit status is 0 when
-//! every bar was met, 1 when the run is void (no bar says anything then), 2 when it could not be run, 3 when a bar was
-//! missed.
+//! every bar was met, 1 when some bar is void (it says nothing then) and no other was missed, 2 when it could not be run, 3 when a
+//! bar was missed.
 
 mod bars;
 mod contender;

@@ -79,6 +79,9 @@ impl Results {
         for reason in self.void() {
             _ = writeln!(text, "**VOID**: {reason}.\n");
         }
+        for reason in self.void_absolutes() {
+            _ = writeln!(text, "**VOID**, but for ratios: {reason}.\n");
+        }
         self.write_bars(&mut text);
         for group in &self.groups {
             _ = writeln!(text, "\n## {}\n\n`ringmain bench {}`\n", group.name, group.load);
@@ -108,18 +111,18 @@ impl Results {
     }
 
     fn write_bars(&self, text: &mut String) {
-        let (bars, void) = (self.bars(), matches!(self.outcome(), Outcome::Void | Outcome::Incomplete));
+        let (bars, incomplete) = (self.bars(), self.outcome() == Outcome::Incomplete);
         if !bars.is_empty() {
             text.push_str("| bar | at | got | | rounds |\n|---|---|---|---|---|\n");
         }
         for bar in bars {
-            let Bar { what, limit, got, least, most } = bar;
+            let Bar { what, limit, got, least, most, is_void } = bar;
             let limit = match limit {
                 Limit::AtMost(most) => format!("≤ {most}"),
                 Limit::AtLeast(least) => format!("≥ {least}"),
             };
             let verdict = match bar.is_met() {
-                _ if void => "void",
+                _ if is_void || incomplete => "void",
                 true => "met",
                 false => "MISSED",
             };
@@ -151,7 +154,8 @@ impl Results {
             "sysctls": Value::Object(host::sysctls().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()),
             "outcome": self.outcome().text(),
             "void": self.void(),
-            "bars": bars.iter().map(|bar| json!({"what": bar.what, "got": bar.got, "rounds": [bar.least, bar.most], "met": bar.is_met()})).collect::<Vec<_>>(),
+            "void_absolutes": self.void_absolutes(),
+            "bars": bars.iter().map(|bar| json!({"what": bar.what, "got": bar.got, "rounds": [bar.least, bar.most], "met": bar.is_met(), "void": bar.is_void})).collect::<Vec<_>>(),
             "groups": self.groups.iter().map(group).collect::<Vec<_>>(),
         })
     }
