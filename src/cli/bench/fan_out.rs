@@ -151,13 +151,13 @@ pub fn run_plan(plan: &Plan<'_>) -> Result<Outcome, BenchError> {
     let phases = plan.pacing.run(|pace, lead| {
         let pace = if pace == Loop::Closed && plan.in_flight > 1 { Loop::Windowed(plan.in_flight) } else { pace };
         if !std::mem::replace(&mut warm, true) {
-            publish(&mut fleet, plan.subscribers, pace, plan.publications.part(plan.warmup, 3))?;
+            publish(&mut fleet, plan.subscribers, pace, plan.publications.in_part(plan.warmup, 3))?;
         }
         if lead > 0 {
             publish(&mut fleet, plan.subscribers, pace, Amount::all(lead))?;
         }
         let amount = match (pace, plan.pacing.is_both()) {
-            (Loop::Open(_), true) => plan.publications.part((plan.publications.count() / 2).max(1), 2),
+            (Loop::Open(_), true) => plan.publications.in_part((plan.publications.count() / 2).max(1), 2),
             (Loop::Open(_) | Loop::Closed | Loop::Windowed(_), _) => plan.publications,
         };
         let before = fleet.checker.compressed_deliveries;

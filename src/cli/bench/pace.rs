@@ -171,8 +171,8 @@ impl Amount {
         }
     }
 
-    /// So many of them, in a part of the time.
-    pub const fn part(self, count: u64, nth: u64) -> Self {
+    /// Another count, in the `nth` part of the time.
+    pub const fn in_part(self, count: u64, nth: u64) -> Self {
         Self { count, nanos: if self.nanos == u64::MAX { u64::MAX } else { self.nanos / nth } }
     }
 
@@ -265,10 +265,10 @@ mod tests {
         assert_eq!((pace.next(700_000_000, true), pace.sleep_until(true), pace.is_done()), (None, 1_000_000_000, false));
         assert_eq!((pace.next(1_000_000_000, true), pace.is_done()), (None, true));
         // Room that comes too late is not used.
-        let mut pace = Pace::new(Loop::Closed, 7, seconds(2).part(5, 2));
+        let mut pace = Pace::new(Loop::Closed, 7, seconds(2).in_part(5, 2));
         assert_eq!((pace.next(8, true), pace.next(9, false), pace.is_done()), (Some(8), None, false));
         assert_eq!((pace.next(1_000_000_007, true), pace.is_done()), (None, true));
-        assert_eq!(Amount::within(3, None).part(1, 2).nanos, u64::MAX);
+        assert_eq!(Amount::within(3, None).in_part(1, 2).nanos, u64::MAX);
     }
 
     fn loops(pacing: &Pacing, complete: bool) -> Vec<Loop> {
