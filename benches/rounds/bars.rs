@@ -5,8 +5,7 @@ use crate::plan;
 use crate::results::{CORE, CPU, Measured, Results, Series};
 use crate::spread::Spread;
 
-/// Where a floor is further than this from its own median, something else was using the machine, and figures that are no ratios say
-/// nothing. Where one floor's part of the other, of the same round, is further than this from its own median, ratios say nothing either.
+/// Where a floor is further than this from its own median, something else was using the machine, and times and rates say nothing. Where one floor's part of the other, of the same round, is further than this from its own median, ratios say nothing either.
 const FLOOR_SPREAD_MAX: f64 = 0.15;
 
 /// A figure that must be on one side of another.
@@ -71,10 +70,10 @@ impl Outcome {
 /// Which figures of a group a bar is about: ringmain's, where nothing else is said. Ratios are of what ran in the same round, one
 /// right after the other, and the median of the rounds counts: so what changes slowly is in both.
 enum Measure {
-    /// The median of its runs.
-    Median(&'static str),
-    /// The median of another's.
-    MedianOf(Contender, &'static str),
+    /// The median of its runs, a time or a rate: a machine that is slower for a while has that in it.
+    Time(&'static str),
+    /// The median of somebody's runs.
+    Median(Contender, &'static str),
     /// The worst of its runs.
     Worst(&'static str),
     /// As a part of the other's.
@@ -86,22 +85,18 @@ enum Measure {
 }
 
 impl Measure {
-    /// Whether a machine that is slower for a while has it too.
-    fn is_absolute_time(&self) -> bool {
-        matches!(self, Median(CPU | "p99_us" | "deliveries_per_second"))
-    }
-
     /// Of a group's rounds. No figures where one of those it is about has none.
     fn of(&self, group: &Measured) -> Spread {
         let runs = |whose, name| {
             let series = group.of(whose).into_iter().flat_map(|series| &series.runs);
             series.map(move |run| run.number(name))
         };
+        let part = |one, other, name| runs(one, name).zip(runs(other, name)).map(|(one, other)| one / other).collect();
         Spread::of(match *self {
-            Median(name) | Worst(name) => runs(Ringmain, name).collect(),
-            MedianOf(whose, name) => runs(whose, name).collect(),
-            Against(other, name) => runs(Ringmain, name).zip(runs(other, name)).map(|(one, other)| one / other).collect(),
-            Between(one, other, name) => runs(one, name).zip(runs(other, name)).map(|(one, other)| one / other).collect(),
+            Time(name) | Worst(name) => runs(Ringmain, name).collect(),
+            Median(whose, name) => runs(whose, name).collect(),
+            Against(other, name) => part(Ringmain, other, name),
+            Between(one, other, name) => part(one, other, name),
             Quotient(name, by) => runs(Ringmain, name).zip(runs(Ringmain, by)).map(|(one, by)| one / by).collect(),
         })
     }
@@ -118,7 +113,7 @@ const fn bar(
 
 use Contender::{Deflate, Epoll, Monoio, Nchan, Ringmain, Uring, Write};
 use Limit::{AtLeast, AtMost};
-use Measure::{Against, Between, Median, MedianOf, Quotient, Worst};
+use Measure::{Against, Between, Median, Quotient, Time, Worst};
 
 /// All bars, each with the group that it is about.
 const BARS: [(&str, &str, Measure, Limit); 28] = [
@@ -130,17 +125,17 @@ const BARS: [(&str, &str, Measure, Limit); 28] = [
     bar("fan-out 1 × 19,000, core-busy against bare io_uring", plan::FAN_OUT_LARGE, Against(Uring, CORE), AtMost(1.10)),
     bar("fan-out 1 × 19,000, CPU against bare io_uring", plan::FAN_OUT_LARGE, Against(Uring, CPU), AtMost(1.10)),
     bar("compressed broadcast, CPU against uncompressed", plan::BROADCAST, Between(Deflate, Ringmain, CPU), AtMost(1.15)),
-    bar("16 publications in flight, CPU µs for each delivery", plan::WINDOWED, Median(CPU), AtMost(0.35)),
+    bar("16 publications in flight, CPU µs for each delivery", plan::WINDOWED, Time(CPU), AtMost(0.35)),
     bar("event stream, CPU against nchan", plan::EVENTS, Against(Nchan, CPU), AtMost(0.80)),
     bar("long poll, CPU against nchan", plan::POLLS, Against(Nchan, CPU), AtMost(0.80)),
-    bar("stream, deliveries a second from one worker", plan::STREAM, Median("deliveries_per_second"), AtLeast(500_000.0)),
-    bar("stream, p99 in µs", plan::STREAM, Median("p99_us"), AtMost(20_000.0)),
+    bar("stream, deliveries a second from one worker", plan::STREAM, Time("deliveries_per_second"), AtLeast(500_000.0)),
+    bar("stream, p99 in µs", plan::STREAM, Time("p99_us"), AtMost(20_000.0)),
     bar("echo, CPU against monoio", plan::ECHO, Against(Monoio, CPU), AtMost(1.0)),
     bar("small channels at 30 % load, p99.9 against p50", plan::CHANNELS, Quotient("p999_us", "p50_us"), AtMost(10.0)),
     bar("small channels at 30 % load, p99.9 against epoll", plan::CHANNELS, Between(Ringmain, Epoll, "p999_us"), AtMost(1.0)),
-    bar("echo beside a broadcast to 19,000, p99 in µs", plan::BESIDE_BROADCAST, Median("p99_us"), AtMost(5_000.0)),
-    bar("echo beside 15,000 that come, p99.9 against without", plan::BESIDE_STORM, Median("p999_ratio"), AtMost(3.0)),
-    bar("the same on epoll", plan::BESIDE_STORM, MedianOf(Epoll, "p999_ratio"), AtMost(3.0)),
+    bar("echo beside a broadcast to 19,000, p99 in µs", plan::BESIDE_BROADCAST, Time("p99_us"), AtMost(5_000.0)),
+    bar("echo beside 15,000 that come, p99.9 against without", plan::BESIDE_STORM, Median(Ringmain, "p999_ratio"), AtMost(3.0)),
+    bar("the same on epoll", plan::BESIDE_STORM, Median(Epoll, "p999_ratio"), AtMost(3.0)),
     bar("connections of those that found the listener's queue full", plan::BESIDE_STORM, Worst("listen_overflows"), AtMost(0.0)),
     bar("stalled reader, kernel queue and memory of its own, B", plan::STALL, Worst("bytes_per_stalled"), AtMost(65_536.0)),
     bar("stalled reader with 4 KiB payloads, B", plan::STALL_LARGE, Worst("bytes_per_stalled"), AtMost(65_536.0)),
@@ -164,8 +159,8 @@ impl Results {
         }
     }
 
-    /// Why figures that are no ratios do not count, one reason each: the machine was not as fast all the time.
-    pub fn void_absolutes(&self) -> Vec<String> {
+    /// Why times and rates do not count, one reason each: the machine was not as fast all the time.
+    pub fn void_times(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         for group in &self.groups {
             for series in group.series.iter().filter(|series| series.contender.is_floor()) {
@@ -207,13 +202,13 @@ impl Results {
 
     /// The bars of what was measured, where ringmain was among it.
     pub fn bars(&self) -> Vec<Bar> {
-        let (void, void_absolutes) = (!self.void().is_empty(), !self.void_absolutes().is_empty());
+        let (void, void_times) = (!self.void().is_empty(), !self.void_times().is_empty());
         let measured = BARS.into_iter().filter_map(|(what, group, measure, limit)| {
             let group = self.group(group)?;
             group.of(Ringmain)?;
             let Spread { median, min: least, max: most } = measure.of(group);
             let got = if matches!(measure, Worst(_)) { most } else { median };
-            let is_void = void || void_absolutes && measure.is_absolute_time();
+            let is_void = void || void_times && matches!(measure, Time(_));
             Some(Bar { what, limit, got, least, most, is_void })
         });
         measured.collect()

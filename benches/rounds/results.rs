@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::bars::{Bar, Limit, Outcome};
+use crate::bars::{Bar, Limit};
 use crate::contender::{Contender, Figures};
 use crate::host::{self, Counters, said};
 use crate::plan;
@@ -79,7 +79,7 @@ impl Results {
         for reason in self.void() {
             _ = writeln!(text, "**VOID**: {reason}.\n");
         }
-        for reason in self.void_absolutes() {
+        for reason in self.void_times() {
             _ = writeln!(text, "**VOID**, but for ratios: {reason}.\n");
         }
         self.write_bars(&mut text);
@@ -111,7 +111,7 @@ impl Results {
     }
 
     fn write_bars(&self, text: &mut String) {
-        let (bars, incomplete) = (self.bars(), self.outcome() == Outcome::Incomplete);
+        let bars = self.bars();
         if !bars.is_empty() {
             text.push_str("| bar | at | got | | rounds |\n|---|---|---|---|---|\n");
         }
@@ -122,7 +122,7 @@ impl Results {
                 Limit::AtLeast(least) => format!("≥ {least}"),
             };
             let verdict = match bar.is_met() {
-                _ if is_void || incomplete => "void",
+                _ if is_void => "void",
                 true => "met",
                 false => "MISSED",
             };
@@ -154,7 +154,7 @@ impl Results {
             "sysctls": Value::Object(host::sysctls().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()),
             "outcome": self.outcome().text(),
             "void": self.void(),
-            "void_absolutes": self.void_absolutes(),
+            "void_times": self.void_times(),
             "bars": bars.iter().map(|bar| json!({"what": bar.what, "got": bar.got, "rounds": [bar.least, bar.most], "met": bar.is_met(), "void": bar.is_void})).collect::<Vec<_>>(),
             "groups": self.groups.iter().map(group).collect::<Vec<_>>(),
         })

@@ -6,9 +6,8 @@
 //!
 //! Invariants:
 //! - What is due goes out in runs back to back: a window delays publications, it never limits how many leave.
-//! - A window begins when the runs before it begin to go out, and a part of it always comes after they have: who publishes again when the
-//!   last one has come gets into the same run as who waited meanwhile, and a broadcast that takes as long as its window gathers more the
-//!   longer it takes.
+//! - A window begins when the runs before it begin to go out, and a quarter of it comes after they have: a broadcast that takes as
+//!   long as its window would be followed by the next at once, with what little came meanwhile.
 //! - `bytes` is the sum of the queued publications'. Above [`QUEUE_BYTES_MAX`] they become one loss.
 
 use std::collections::VecDeque;
