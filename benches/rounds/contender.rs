@@ -213,7 +213,9 @@ pub fn run(flags: &Flags, contender: Contender, load: &[&str], first: Option<Fir
     let failure = |reasons| Failure::Load { contender, load: load.join(" "), reasons };
     let mut figures: Value = serde_json::from_slice(&output.stdout).map_err(|_| failure("no figures".to_owned()))?;
     figures["went_first"] = first.is_some().into();
-    figures["listen_overflows"] = Counters::now().since(&before).listen_overflows.into();
+    for (name, count) in Counters::now().since(&before).named() {
+        figures[name] = count.into();
+    }
     let figures = Figures(figures);
     match output.status.code() {
         Some(0 | 1) => Ok(figures),

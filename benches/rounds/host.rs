@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 /// Settings that decide about many connections, as `/proc/sys` has them.
 const SYSCTLS: [&str; 8] = [
@@ -47,13 +47,18 @@ impl Counters {
     }
 
     pub fn text(self) -> String {
+        let [drops, overflows, retransmits] = self.named().map(|(_, count)| count);
+        format!("During the run: {drops} softnet drops, {overflows} listen overflows, {retransmits} retransmits.")
+    }
+
+    /// Each by its name in the results.
+    pub const fn named(self) -> [(&'static str, u64); 3] {
         let Self { softnet_drops, listen_overflows, retransmits } = self;
-        format!("During the run: {softnet_drops} softnet drops, {listen_overflows} listen overflows, {retransmits} retransmits.")
+        [("softnet_drops", softnet_drops), ("listen_overflows", listen_overflows), ("retransmits", retransmits)]
     }
 
     pub fn json(self) -> Value {
-        let Self { softnet_drops, listen_overflows, retransmits } = self;
-        json!({"softnet_drops": softnet_drops, "listen_overflows": listen_overflows, "retransmits": retransmits})
+        self.named().into_iter().map(|(name, count)| (name.to_owned(), Value::from(count))).collect::<Map<_, _>>().into()
     }
 }
 
@@ -88,6 +93,20 @@ pub fn sysctls() -> Vec<(&'static str, String)> {
         fs::read_to_string(format!("/proc/sys/{name}")).unwrap_or_default().split_ascii_whitespace().collect::<Vec<_>>().join(" ")
     };
     SYSCTLS.into_iter().map(|name| (name, value(name))).collect()
+}
+
+/// What the kernel does against faults of the processor, by the fault's name: some make each of its calls, or each of its returns, several
+/// times as long, and with them every send.
+pub fn mitigations() -> Vec<(String, String)> {
+    let faults = fs::read_dir("/sys/devices/system/cpu/vulnerabilities").into_iter().flatten().flatten();
+    let mitigated = faults.filter_map(|fault| {
+        let said = fs::read_to_string(fault.path()).ok()?;
+        let mitigation = said.trim().strip_prefix("Mitigation: ")?.to_owned();
+        Some((fault.file_name().into_string().ok()?, mitigation))
+    });
+    let mut mitigated: Vec<_> = mitigated.collect();
+    mitigated.sort();
+    mitigated
 }
 
 /// Commit, kernel and processor: what a figure belongs to.

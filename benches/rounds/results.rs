@@ -93,6 +93,10 @@ impl Results {
                     "This user may let no process go first (`chrt`): what else ran on the cores is in the percentiles.\n\n"
                 });
             }
+            let retransmits: f64 = group.series.iter().flat_map(|series| &series.runs).map(|run| run.number("retransmits")).sum();
+            if retransmits > 0.0 {
+                _ = writeln!(text, "{retransmits} segments were sent again.\n");
+            }
             match group.name {
                 name if plan::IDLES.contains(&name) => write_idle(&mut text, group),
                 name if plan::STALLS.contains(&name) => write_stalls(&mut text, group),
@@ -106,6 +110,10 @@ impl Results {
         text.push_str("\n## Settings\n\n| sysctl | |\n|---|---|\n");
         for (name, value) in host::sysctls() {
             _ = writeln!(text, "| {} | {value} |", name.replace('/', "."));
+        }
+        text.push_str("\n| fault of the processor | mitigation |\n|---|---|\n");
+        for (fault, mitigation) in host::mitigations() {
+            _ = writeln!(text, "| {fault} | {mitigation} |");
         }
         text
     }
@@ -152,6 +160,7 @@ impl Results {
             "machine": host::machine(),
             "host": self.host.json(),
             "sysctls": Value::Object(host::sysctls().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()),
+            "mitigations": Value::Object(host::mitigations().into_iter().map(|(fault, value)| (fault, value.into())).collect()),
             "outcome": self.outcome().text(),
             "void": self.void(),
             "void_times": self.void_times(),
