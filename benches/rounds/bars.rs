@@ -5,7 +5,8 @@ use crate::plan;
 use crate::results::{CORE, CPU, Measured, Results, Series};
 use crate::spread::Spread;
 
-/// Where a floor is further than this from its own median, something else was using the machine, and times and rates say nothing. Where one floor's part of the other, of the same round, is further than this from its own median, ratios say nothing either.
+/// Where a floor is further than this from its own median, something else was using the machine, and times and rates say nothing.
+/// Where one floor's part of the other, of the same round, is further than this from its own median, ratios say nothing either.
 const FLOOR_SPREAD_MAX: f64 = 0.15;
 
 /// A figure that must be on one side of another.

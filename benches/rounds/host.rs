@@ -47,8 +47,8 @@ impl Counters {
     }
 
     pub fn text(self) -> String {
-        let [drops, overflows, retransmits] = self.named().map(|(_, count)| count);
-        format!("During the run: {drops} softnet drops, {overflows} listen overflows, {retransmits} retransmits.")
+        let counts = self.named().map(|(name, count)| format!("{count} {}", name.replace('_', " ")));
+        format!("During the run: {}.", counts.join(", "))
     }
 
     /// Each by its name in the results.
@@ -95,18 +95,22 @@ pub fn sysctls() -> Vec<(&'static str, String)> {
     SYSCTLS.into_iter().map(|name| (name, value(name))).collect()
 }
 
-/// What the kernel does against faults of the processor, by the fault's name: some make each of its calls, or each of its returns, several
-/// times as long, and with them every send.
+/// What the kernel does against faults of the processor, by the fault's name. Some of it makes all that the kernel does longer, and with
+/// that every send.
 pub fn mitigations() -> Vec<(String, String)> {
     let faults = fs::read_dir("/sys/devices/system/cpu/vulnerabilities").into_iter().flatten().flatten();
     let mitigated = faults.filter_map(|fault| {
         let said = fs::read_to_string(fault.path()).ok()?;
-        let mitigation = said.trim().strip_prefix("Mitigation: ")?.to_owned();
-        Some((fault.file_name().into_string().ok()?, mitigation))
+        Some((fault.file_name().into_string().ok()?, mitigation(&said)?.to_owned()))
     });
     let mut mitigated: Vec<_> = mitigated.collect();
     mitigated.sort();
     mitigated
+}
+
+/// Neither of a processor that has not the fault, nor where nothing is done about it.
+fn mitigation(said: &str) -> Option<&str> {
+    said.trim().strip_prefix("Mitigation: ")
 }
 
 /// Commit, kernel and processor: what a figure belongs to.
@@ -134,12 +138,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_found_by_name() {
+    fn what_the_kernel_says_of_the_host_is_read() {
         let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 22 3\nIpExt: A\nIpExt: 9\n";
         assert_eq!(counter(text, "TcpExt:", "ListenOverflows"), 22);
         assert_eq!(counter(text, "TcpExt:", "Nothing"), 0);
         assert_eq!(remembered("sockets: used 9\nTCP: inuse 5 orphan 0 tw 40008 alloc 7 mem 1\nUDP: inuse 1 mem 2\n"), 40_008);
         assert_eq!(remembered("UDP: inuse 1 tw 2\n"), 0);
+        assert_eq!(["Mitigation: Safe RET\n", "Not affected\n", "Vulnerable\n"].map(mitigation), [Some("Safe RET"), None, None]);
+        let counted = Counters { softnet_drops: 1, listen_overflows: 2, retransmits: 3 };
+        assert_eq!(counted.text(), "During the run: 1 softnet drops, 2 listen overflows, 3 retransmits.");
         assert_eq!(softnet_drops("0000ffff 00000010 0\n00000001 00000002 0\n"), 18);
     }
 }
