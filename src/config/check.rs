@@ -84,7 +84,7 @@ fn routes(drafts: &[RouteDraft], upstreams: &[UpstreamDraft]) -> Vec<Route> {
     let index = |name: &str| upstreams.iter().position(|draft| draft.upstream.name == name);
     let route = |draft: &RouteDraft| {
         let host = (!draft.host.is_empty()).then(|| draft.host.to_ascii_lowercase());
-        let path = crate::http::path::normalise(&draft.path).unwrap_or_else(|| draft.path.clone());
+        let path = crate::http::path::normalise(&draft.path).map_or_else(|| draft.path.clone(), String::from);
         Some(Route { host, path, upstream: index(&draft.to)? })
     };
     drafts.iter().filter_map(route).collect()

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::mem::MaybeUninit;
 
 use super::Options;
 use super::error::HttpError;
@@ -107,9 +108,11 @@ pub struct Head {
     framing: Framing,
     keep_alive: bool,
     expects_continue: bool,
-    path: Box<str>,
+    path: Span,
+    /// The path where its normal form is not how it was sent.
+    normal_path: Option<Box<str>>,
     query: Option<Span>,
-    host: Box<str>,
+    host: Span,
     /// The head as it came, where a field's value is in another encoding than UTF-8; `text` then has `?` for such bytes.
     raw: Option<Box<[u8]>>,
 }
@@ -142,7 +145,7 @@ impl Head {
     /// The target's path, normalised (RFC 3986 section 6.2.2): what routes match. `*` for `OPTIONS *`.
     #[must_use]
     pub fn path(&self) -> &str {
-        &self.path
+        self.normal_path.as_deref().unwrap_or_else(|| self.span(self.path))
     }
 
     /// What follows the question mark, as it was sent.
@@ -184,11 +187,11 @@ impl Head {
     /// Host and port as the client names them; empty where HTTP/1.0 left them out.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.host
+        self.span(self.host)
     }
 
     /// All fields in order: name and value.
-    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         self.fields.iter().map(|&(name, value)| (self.span(name), self.span(value)))
     }
 
@@ -255,9 +258,10 @@ impl HeadReader {
 
 /// `bytes` are the lines of one head, checked by [`HeadLines`].
 fn parse(bytes: Vec<u8>, options: &Options) -> Result<Head, HttpError> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut request = httparse::Request::new(&mut fields);
-    match request.parse(&bytes) {
+    // Not filled beforehand: with room for this many that would cost more than the parsing.
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(&bytes, &mut fields) {
         Ok(httparse::Status::Complete(_)) => {}
         Err(httparse::Error::TooManyHeaders) => return Err(HttpError::TooManyHeaders { headers_max: options.headers_max }),
         Err(httparse::Error::Version) => return Err(HttpError::Version),
@@ -280,14 +284,15 @@ fn parse(bytes: Vec<u8>, options: &Options) -> Result<Head, HttpError> {
         framing: Framing::None,
         keep_alive: version == Version::Http11,
         expects_continue: false,
-        path: "".into(),
+        path: (0, 0),
+        normal_path: None,
         query: None,
-        host: "".into(),
+        host: (0, 0),
     };
     head.apply_text(bytes)?;
-    head.apply_host()?;
+    head.host = head.host_field()?;
     head.apply_target()?;
-    head.framing = request_framing(&head)?;
+    head.framing = framing(head.fields(), version)?.unwrap_or(Framing::None);
     head.apply_connection()?;
     Ok(head)
 }
@@ -323,45 +328,48 @@ impl Head {
     }
 
     /// Host exactly once in HTTP/1.1 (RFC 9112 section 3.2); an absolute target's authority goes before it.
-    fn apply_host(&mut self) -> Result<(), HttpError> {
-        let hosts: Vec<&str> =
-            self.fields().filter(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, value)| value).collect();
-        let host: Box<str> = match hosts.as_slice() {
-            [] if self.version == Version::Http11 => return Err(HttpError::HostMissing),
-            [] => "".into(),
-            [host] => (*host).into(),
-            _ => return Err(HttpError::HostRepeated),
-        };
-        if !is_host(&host) {
-            return Err(HttpError::Host);
+    fn host_field(&self) -> Result<Span, HttpError> {
+        let mut hosts = self.fields().filter(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, value)| value);
+        match (hosts.next(), hosts.next()) {
+            (None, _) if self.version == Version::Http11 => Err(HttpError::HostMissing),
+            (None, _) => Ok((0, 0)),
+            (Some(_), Some(_)) => Err(HttpError::HostRepeated),
+            (Some(host), None) if is_host(host) => Ok(self.span_of(host)),
+            (Some(_), None) => Err(HttpError::Host),
         }
-        self.host = host;
-        Ok(())
     }
 
     fn apply_target(&mut self) -> Result<(), HttpError> {
-        let target = self.target().to_owned();
-        let origin = match target.split_once("://") {
-            _ if target.starts_with('/') => target.as_str(),
+        let target = self.target();
+        let (host, origin) = match target.split_once("://") {
+            _ if target.starts_with('/') => (None, target),
             _ if target == "*" && self.method == Method::Options => {
-                self.path = "*".into();
+                self.path = self.target;
                 return Ok(());
             }
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => {
-                let end = rest.find(['/', '?']).unwrap_or(rest.len());
-                if rest[..end].is_empty() || !is_host(&rest[..end]) {
+                let (host, origin) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+                if host.is_empty() || !is_host(host) {
                     return Err(HttpError::Host);
                 }
-                self.host = rest[..end].into();
-                &rest[end..]
+                (Some(host), origin)
             }
             _ => return Err(HttpError::Target),
         };
         let (path, query) = origin.split_once('?').map_or((origin, None), |(path, query)| (path, Some(query)));
-        self.path = path::normalise(if path.is_empty() { "/" } else { path }).ok_or(HttpError::Target)?.into();
-        let end = self.target.1;
-        self.query = query.map(|query| (end - u32::try_from(query.len()).unwrap_or(0), end));
+        let normal_path = match path::normalise(if path.is_empty() { "/" } else { path }).ok_or(HttpError::Target)? {
+            Cow::Borrowed(_) if !path.is_empty() => None,
+            normal => Some(normal.into()),
+        };
+        let (path, query) = (self.span_of(path), query.map(|query| self.span_of(query)));
+        self.host = host.map_or(self.host, |host| self.span_of(host));
+        (self.path, self.normal_path, self.query) = (path, normal_path, query);
         Ok(())
+    }
+
+    /// Where a part of the text lies in it.
+    fn span_of(&self, part: &str) -> Span {
+        span_of(self.text.as_bytes(), part.as_bytes())
     }
 
     fn apply_connection(&mut self) -> Result<(), HttpError> {
@@ -406,18 +414,16 @@ const fn is_host_byte(byte: u8) -> bool {
         )
 }
 
-fn request_framing(head: &Head) -> Result<Framing, HttpError> {
-    let fields: Vec<(&str, &str)> = head.fields().collect();
-    framing(&fields, head.version).map(|framing| framing.unwrap_or(Framing::None))
-}
-
 /// The one framing that the fields declare (RFC 9112 section 6), `None` where they declare none.
 ///
 /// # Errors
 /// Anything that two parsers could read differently.
-pub(super) fn framing(fields: &[(&str, &str)], version: Version) -> Result<Option<Framing>, HttpError> {
+pub(super) fn framing<'a, F>(fields: F, version: Version) -> Result<Option<Framing>, HttpError>
+where
+    F: Iterator<Item = (&'a str, &'a str)> + Clone,
+{
     let all =
-        |wanted: &'static str| fields.iter().filter(move |(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| *value);
+        |wanted: &'static str| fields.clone().filter(move |(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value);
     let mut lengths = all("content-length");
     let mut codings = all("transfer-encoding");
     match (lengths.next(), codings.next()) {

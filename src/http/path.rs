@@ -1,9 +1,15 @@
 //! Paths as routes see them (RFC 3986 section 6.2.2).
 
+use std::borrow::Cow;
+
 /// Normalises an absolute path: decodes escapes of unreserved characters, writes the other escapes in upper case, removes dot
 /// segments. `None` for an escape that is none, a byte that may not be in a path, or dots that lead above the root.
 #[must_use]
-pub fn normalise(path: &str) -> Option<String> {
+pub fn normalise(path: &str) -> Option<Cow<'_, str>> {
+    // As most are sent.
+    if is_normal(path) {
+        return Some(Cow::Borrowed(path));
+    }
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let [first, tail @ ..] = rest {
@@ -23,7 +29,13 @@ pub fn normalise(path: &str) -> Option<String> {
             (byte, _) => bytes.push(*byte),
         }
     }
-    remove_dots(std::str::from_utf8(&bytes).ok()?)
+    remove_dots(std::str::from_utf8(&bytes).ok()?).map(Cow::Owned)
+}
+
+/// Whether nothing is escaped, no segment begins with a dot, and every byte may be there.
+fn is_normal(path: &str) -> bool {
+    let plain = |byte: u8| matches!(byte, 0x21..=0x7e) && !matches!(byte, b'%' | b'\\' | b'#');
+    path.starts_with('/') && path.bytes().all(plain) && !path.as_bytes().windows(2).any(|pair| pair == b"/.")
 }
 
 fn remove_dots(path: &str) -> Option<String> {
@@ -88,6 +100,7 @@ mod tests {
             ("/a/./b/../c", Some("/a/c")),
             ("/%63hannels/%2f", Some("/channels/%2F")),
             ("/a//b", Some("/a//b")),
+            ("/.a/b.c/", Some("/.a/b.c/")),
             ("/a/..", Some("/")),
             ("/a/.", Some("/a/")),
             ("/%2e%2e/x", None),

@@ -1,5 +1,7 @@
 //! Response heads of upstreams, held to the same rules as requests: what an upstream sends wrong becomes 502, never guesswork.
 
+use std::mem::MaybeUninit;
+
 use super::Options;
 use super::error::HttpError;
 use super::head::{FIELDS_MAX, Framing, Span, Version, framing, span_of};
@@ -102,9 +104,10 @@ impl ResponseHead {
 
 /// `bytes` are the lines of one head, checked by [`HeadLines`].
 fn parse(bytes: Vec<u8>, head_only: bool, options: &Options) -> Result<ResponseHead, HttpError> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut response = httparse::Response::new(&mut fields);
-    match response.parse(&bytes) {
+    // Not filled beforehand: with room for this many that would cost more than the parsing.
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, &bytes, &mut fields) {
         Ok(httparse::Status::Complete(_)) => {}
         Err(httparse::Error::TooManyHeaders) => return Err(HttpError::TooManyHeaders { headers_max: options.headers_max }),
         Err(httparse::Error::Version) => return Err(HttpError::Version),
@@ -115,7 +118,7 @@ fn parse(bytes: Vec<u8>, head_only: bool, options: &Options) -> Result<ResponseH
     }
     let status = response.code.filter(|status| (100..600).contains(status)).ok_or(HttpError::Syntax)?;
     let version = if response.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    let declared = framing(&framing_fields(response.headers), version)?;
+    let declared = framing(framing_fields(response.headers), version)?;
     let framing = match declared {
         _ if head_only || is_bodiless(status) => Framing::None,
         declared => declared.unwrap_or(Framing::UntilClose),
@@ -126,10 +129,10 @@ fn parse(bytes: Vec<u8>, head_only: bool, options: &Options) -> Result<ResponseH
 }
 
 /// The fields that frame the body. A value that is not text becomes one that is refused.
-fn framing_fields<'a>(headers: &[httparse::Header<'a>]) -> Vec<(&'a str, &'a str)> {
+fn framing_fields<'a>(headers: &[httparse::Header<'a>]) -> impl Iterator<Item = (&'a str, &'a str)> + Clone {
     let frames = |name: &str| name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("transfer-encoding");
     let text = |header: &httparse::Header<'a>| (header.name, std::str::from_utf8(header.value).unwrap_or(""));
-    headers.iter().filter(|header| frames(header.name)).map(text).collect()
+    headers.iter().filter(move |header| frames(header.name)).map(text)
 }
 
 /// Whether responses of this status never have a body (RFC 9110 section 6.4.1).

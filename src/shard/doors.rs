@@ -113,8 +113,7 @@ impl Shard {
     }
 
     fn request(&mut self, conn: ConnId, head: &Head, now: Now) {
-        let path = head.path().to_owned();
-        let door = self.door(&path);
+        let door = self.door(head.path());
         let Some(listener) = self.connections.get(conn).map(|cell| cell.listener) else { return };
         let hidden = match listener {
             ListenerId::Public => self.options.server.internal_listener && door.is_internal(),

@@ -25,7 +25,7 @@ impl Answer<'_> {
 /// The beginning of the head: what depends on who asked, not on what is answered.
 #[must_use]
 pub fn lead(status: u16, date: &str, cors: &Cors, http11: bool, keep: bool) -> Vec<u8> {
-    let mut out = Vec::with_capacity(128);
+    let mut out = Vec::with_capacity(512);
     response::status_line(&mut out, status);
     response::field(&mut out, "Date", date);
     for (name, value) in cors.fields() {

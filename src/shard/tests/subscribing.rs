@@ -243,3 +243,18 @@ fn items_tell_their_time_where_the_namespace_says_so() {
     let of = |name: &str| items.iter().find(|item| item["channel"] == name).expect("an item").get("time").cloned();
     assert_eq!((of("timed:1"), of("a")), (Some(stored.into()), None), "{items:?}");
 }
+
+#[test]
+fn all_who_wait_get_small_and_large_publications_whole() {
+    for bytes in [1, 900, 1100, 20_000] {
+        let mut world = World::new();
+        let waiting = [(); 2].map(|()| world.open("/channels/a?wait=20", ""));
+        world.publish("a", &"x".repeat(bytes));
+        let answers = waiting.map(|conn| world.answer(conn));
+        for answer in &answers {
+            assert_eq!(answer.json()["messages"][0]["data"].as_str().map(str::len), Some(bytes));
+            assert!(answer.header("etag").is_some() && answer.body == answers[0].body, "{bytes}");
+        }
+        assert!(waiting.into_iter().all(|conn| world.read(conn).is_empty()), "nothing behind the answer of {bytes}");
+    }
+}
