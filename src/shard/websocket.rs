@@ -1,6 +1,5 @@
 //! WebSocket connections: frames become messages, messages become what their door makes of them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shard;
@@ -98,11 +97,11 @@ impl Shard {
     fn websocket_messages(&mut self, conn: ConnId, socket: &mut WebSocket, bytes: &mut [u8]) -> (usize, Result<(), Ended>) {
         let length = bytes.len();
         let mut rest = bytes;
-        let options = Arc::clone(&self.options);
+        let options = self.options.ws;
         // Events may borrow from it, so it is out of the shard while they are handled.
         let mut scratch = std::mem::take(&mut self.scratch);
         let result = loop {
-            match socket.decoder.next(&mut rest, &mut scratch, &options.ws) {
+            match socket.decoder.next(&mut rest, &mut scratch, &options) {
                 Ok(Some(event)) => {
                     if let Err(ended) = self.websocket_event(conn, socket, event) {
                         break Err(ended);

@@ -35,7 +35,7 @@ pub use header::{CONTROL_PAYLOAD_BYTES_MAX, HEADER_BYTES_MAX, Header, Opcode};
 pub use mask::apply_mask;
 
 /// Limits and deadlines of WebSocket connections (`[websocket]`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Bytes of a whole message, after inflating.
     pub message_bytes_max: usize,
