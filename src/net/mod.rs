@@ -5,10 +5,11 @@
 //! worker.rs    the turn: enter, inputs, mail, fan-out, flush            shell.rs     what a turn needs of its sockets
 //! uring/       the worker's connections on io_uring             epoll/       the worker's connections on epoll
 //!              what is the same on both: flags, room (for sending), retry (of accepts), line (of newcomers), lingering,
-//!              deadlines, loads, errno
+//!              deadlines, loads, errno, busy (whether it pays to let inputs gather)
 //! ```
 //! Invariant: decides nothing about requests, channels or frames; a question about those belongs below [`shard`](crate::shard).
 
+mod busy;
 mod control;
 mod cpu;
 mod deadlines;

@@ -34,6 +34,12 @@ pub trait Shell {
     /// When the kernel interface becomes unusable.
     fn enter(&mut self, wait: Wait) -> Result<(), ShellError>;
 
+    /// Waits until so many inputs are there, or for so long. To be called behind [`Self::enter`], when nothing else is to be done.
+    ///
+    /// # Errors
+    /// When the kernel interface becomes unusable.
+    fn gather(&mut self, inputs: usize, at_most: Duration) -> Result<(), ShellError>;
+
     /// Sends that were decided so far.
     fn sends(&self) -> u64;
 
@@ -49,7 +55,8 @@ pub trait Shell {
     /// Whether the next turn has work that the kernel will not announce.
     fn has_work(&self) -> bool;
 
-    /// Whether there are sends behind which the next one of their connection would tear its stream.
+    /// Whether there are sends behind which the next one of their connection would tear its stream: between an enter and the next
+    /// flush, only when the kernel consumed less than offered.
     fn has_undecided_sends(&self) -> bool;
 
     /// Does what the shard asks.

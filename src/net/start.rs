@@ -17,6 +17,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
 
+use super::busy::Busy;
 use super::interface::{Interface, Io};
 use super::loads::Loads;
 use super::shell::{Shell, ShellError, Times};
@@ -597,6 +598,8 @@ impl Plan {
             state: State::Serving,
             cost: SendCost::default(),
             more_fan_out: false,
+            inputs: 0,
+            busy: Busy::default(),
             turn_time: Duration::ZERO,
         }
     }

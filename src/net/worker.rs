@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Resource, getrlimit};
 
+use super::busy::Busy;
 use super::shell::{Handed, Shell, ShellError};
 use crate::base::{Nanos, Now, Post, ShardId, WallMs};
 use crate::hub::Message;
@@ -27,6 +28,11 @@ const INPUTS_MAX: usize = 4096;
 /// How long that take per turn, and after how many the clock is looked at.
 const INPUT_TIME: Duration = Duration::from_millis(5);
 const INPUTS_PER_LOOK: usize = 64;
+/// What happens gathers on a busy worker, where as much as this happened in the last turn, up to so much and for so long: larger turns
+/// cost less for each, and who waits for them waits for the turn before them anyway.
+const GATHER_FROM_INPUTS: usize = 8;
+const GATHER_INPUTS: usize = 128;
+const GATHER_TIME: Duration = Duration::from_micros(50);
 /// Messages handed to the shard per turn.
 const MESSAGES_MAX: usize = 4096;
 /// Sends per slice of fan-out at most.
@@ -38,6 +44,9 @@ const SLICE: Duration = Duration::from_millis(1);
 const SLICE_ALONE: Duration = Duration::from_micros(2500);
 /// What a send is taken to cost before one was measured.
 const SEND_NANOS_GUESS: u64 = 4000;
+/// Sends below this say more about the enter than about themselves. From here on they have an enter that waits for nothing, so that
+/// what they cost can be measured and what they hold is let go before a sleep.
+pub const SENDS_TO_MEASURE: u64 = 16;
 /// What the first words of new connections may cost per turn. Whoever is here already waits for the rest of a turn and for the next.
 const NEWCOMERS_TIME: Duration = Duration::from_micros(100);
 /// Where turns are long by themselves, newcomers get one part in so many: a worker that broadcasts must not shut them out.
@@ -118,6 +127,9 @@ pub struct Worker<S> {
     pub cost: SendCost,
     /// The last slice of fan-out left something to hand out.
     pub more_fan_out: bool,
+    /// What the last turn handed to the shard of what had happened.
+    pub inputs: usize,
+    pub busy: Busy,
     /// How long the last turn was, its enter included where that did not wait.
     pub turn_time: Duration,
 }
@@ -165,7 +177,8 @@ impl<S: Shell> Worker<S> {
         let entered = self.enter()?;
         let now = self.clock.now();
         self.shell.report(&mut self.shard, now);
-        let others_wait = self.apply_inputs(now) + self.read_mail(now) > 0;
+        self.inputs = self.apply_inputs(now);
+        let others_wait = self.inputs + self.read_mail(now) > 0;
         self.fan_out(others_wait, now);
         self.shard.handle_timeout(now);
         self.shell.handle_timeout(&mut self.shard, now);
@@ -188,6 +201,9 @@ impl<S: Shell> Worker<S> {
         if wait == Wait::No {
             let sends = self.shell.sends() - sends;
             self.cost.measured(sends, self.clock.monotonic().since(before));
+        }
+        if self.busy.is_busy() && self.inputs >= GATHER_FROM_INPUTS && !self.more_fan_out {
+            self.shell.gather(GATHER_INPUTS, GATHER_TIME)?;
         }
         Ok((wait == Wait::No).then_some(before))
     }
@@ -321,15 +337,14 @@ impl<S: Shell> Worker<S> {
     /// Processor time instead of the loop's: what a busy machine takes away from this thread is not what its work costs.
     fn tell_work(&mut self, now: Now) {
         if self.shard.wants_work_measured() {
-            let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-            let thread_time = Duration::try_from(used).unwrap_or_default();
-            self.shard.handle(Input::Worked { thread_time }, now);
+            self.shard.handle(Input::Worked { thread_time: thread_time() }, now);
         }
     }
 
     fn note_turn(&mut self, entered: Nanos, started: Now) {
         let ended = self.clock.monotonic();
         self.turn_time = ended.since(entered);
+        self.busy.note(ended, thread_time);
         let took = ended.since(started.monotonic);
         let class = TURN_BOUNDS.iter().position(|&end| took <= end).unwrap_or(TURN_BOUNDS.len());
         let facts = self.shell.facts();
@@ -342,6 +357,12 @@ impl<S: Shell> Worker<S> {
 fn newcomers(handshake: Duration, turn: Duration) -> usize {
     let few = NEWCOMERS_TIME.max(turn / NEWCOMERS_SHARE).as_nanos() / handshake.as_nanos().max(1);
     u32::try_from(few).unwrap_or(NEWCOMERS_MAX).clamp(NEWCOMERS_MIN, NEWCOMERS_MAX) as usize
+}
+
+/// Processor time of the calling thread so far.
+fn thread_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(used).unwrap_or_default()
 }
 
 /// Descriptors in the process's own table, the one that reads the list not counted.
@@ -362,11 +383,8 @@ impl Default for SendCost {
 }
 
 impl SendCost {
-    /// Sends below this say more about the enter than about themselves.
-    const SENDS_TO_MEASURE: u64 = 16;
-
     fn measured(&mut self, sends: u64, took: Duration) {
-        if sends >= Self::SENDS_TO_MEASURE {
+        if sends >= SENDS_TO_MEASURE {
             let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / sends;
             self.nanos = (self.nanos * 7 + nanos) / 8;
         }

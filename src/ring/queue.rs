@@ -256,6 +256,20 @@ impl Ring {
         Ok(())
     }
 
+    /// Waits until `count` completions are there to be popped, or for `at_most`. Nothing may be queued for submission: this is for
+    /// behind an enter.
+    ///
+    /// # Errors
+    /// Only when the ring is unusable.
+    pub fn gather(&mut self, count: usize, at_most: Duration) -> Result<(), RingError> {
+        let missing = u32::try_from(count.saturating_sub(self.completions.len())).unwrap_or(u32::MAX);
+        if missing == 0 || self.waiting() > 0 {
+            return Ok(());
+        }
+        self.enter_for(missing, Some(at_most))?;
+        self.drain()
+    }
+
     /// Submissions that the kernel has not consumed.
     fn waiting(&mut self) -> usize {
         self.io.submission().len() + self.backlog.len()
@@ -274,12 +288,15 @@ impl Ring {
     }
 
     fn enter_once(&mut self, wait: Wait) -> Result<(), RingError> {
+        match wait {
+            Wait::No => self.enter_for(0, Some(Duration::ZERO)),
+            Wait::AtMost(limit) => self.enter_for(1, Some(limit)),
+            Wait::Unbounded => self.enter_for(1, None),
+        }
+    }
+
+    fn enter_for(&mut self, min_complete: u32, timeout: Option<Duration>) -> Result<(), RingError> {
         let to_submit = u32::try_from(self.io.submission().len()).unwrap_or(u32::MAX);
-        let (min_complete, timeout) = match wait {
-            Wait::No => (0, Some(Duration::ZERO)),
-            Wait::AtMost(limit) => (1, Some(limit)),
-            Wait::Unbounded => (1, None),
-        };
         self.counters.enters += 1;
         self.publish_buffers();
         match sys::enter(self.fd, to_submit, min_complete, timeout) {
@@ -390,10 +407,10 @@ impl Ring {
         self.sends.is_busy(conn)
     }
 
-    /// Whether there are sends that no enter has decided yet: between turns, only when the kernel consumed less than offered.
+    /// Sends that no enter has decided yet: behind an enter, only when the kernel consumed less than offered.
     #[must_use]
-    pub fn has_undecided_sends(&self) -> bool {
-        !self.sends.is_empty()
+    pub fn undecided_sends(&self) -> usize {
+        self.sends.len()
     }
 
     // ---- everything else ----

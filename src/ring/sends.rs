@@ -63,6 +63,10 @@ impl Sends {
         self.in_flight.is_empty()
     }
 
+    pub fn len(&self) -> usize {
+        self.in_flight.len()
+    }
+
     /// The number that the next send will have.
     pub fn next_number(&self) -> u32 {
         self.first.wrapping_add(u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX))

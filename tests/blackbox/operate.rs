@@ -292,6 +292,28 @@ fn what_the_loops_and_the_process_count_moves() {
 }
 
 #[test]
+fn an_answer_leaves_with_the_wait_for_what_comes_next() {
+    if skip::without("uring") {
+        return;
+    }
+    let server = Server::start_with(&["--listen", "127.0.0.1:0", "--workers", "1"], &[("RINGMAIN_ECHO__ENABLED", "true")]);
+    let mut socket = server.websocket("/echo");
+    let mut echo = |times| {
+        for _ in 0..times {
+            socket.send(Message::Text("again".into())).unwrap();
+            assert_eq!(socket.read().unwrap(), Message::Text("again".into()));
+        }
+    };
+    let turns = || server.metric_sum("ringmain_loop_duration_seconds_count");
+    // Until then it is a quiet connection, whose bytes are asked for one by one.
+    echo(20);
+    let before = turns();
+    echo(400);
+    let turns = turns() - before;
+    assert!((400.0..600.0).contains(&turns), "{turns} turns for 400 echoes and a question");
+}
+
+#[test]
 fn what_the_loops_and_the_process_hold_is_told_to_the_last_one() {
     if skip::without("uring") {
         return;

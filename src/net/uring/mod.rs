@@ -27,6 +27,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::accepting::Adopting;
 pub use self::accepting::Listener;
@@ -40,7 +41,7 @@ use super::line::Line;
 use super::lingering::Discarded;
 use super::loads::Loads;
 use super::shell::{Handed, Shell, ShellError, Times};
-use super::worker::Bells;
+use super::worker::{Bells, SENDS_TO_MEASURE};
 use crate::base::{ConnId, Nanos, Now, ShardId};
 use crate::metrics::LoopFacts;
 use crate::ring::{Completion, Kind, Ring, Token, Wait};
@@ -234,6 +235,10 @@ impl Shell for Sockets {
         Ok(self.ring.enter(wait)?)
     }
 
+    fn gather(&mut self, inputs: usize, at_most: Duration) -> Result<(), ShellError> {
+        Ok(self.ring.gather(inputs, at_most)?)
+    }
+
     fn sends(&self) -> u64 {
         self.ring.counters().sends
     }
@@ -260,16 +265,15 @@ impl Shell for Sockets {
 
     fn has_work(&self) -> bool {
         self.ring.has_completions()
-            || self.ring.has_undecided_sends()
+            || self.ring.undecided_sends() as u64 >= SENDS_TO_MEASURE
             || self.following.is_due()
             || !self.line.is_empty()
             || self.passing.is_due()
             || (!self.starved.is_empty() && self.ring.buffers_free() > 0)
     }
 
-    /// Between turns, only when the kernel consumed less than offered.
     fn has_undecided_sends(&self) -> bool {
-        self.ring.has_undecided_sends()
+        self.ring.undecided_sends() > 0
     }
 
     fn perform(&mut self, output: Output, now: Now) {

@@ -43,6 +43,33 @@ fn all_that_became_ready_comes_in_one_enter() {
 }
 
 #[test]
+fn what_comes_gathers_up_to_a_number_or_for_a_time() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::new(&options());
+    let mut pairs: Vec<_> = (0..4).map(|_| bench.pair()).collect();
+    for (_, server) in &pairs {
+        bench.ring.receive_multishot(*server);
+    }
+    bench.ring.enter(Wait::No).expect("enter");
+    pairs[0].0.write_all(b"early").expect("connected");
+    bench.until("the first", |_, completion| completion.lease.is_some().then_some(()));
+    let mut late: Vec<_> = pairs.drain(1..).map(|(client, _)| client).collect();
+    let sender = std::thread::spawn(move || {
+        late.iter_mut().for_each(|client| client.write_all(b"late").expect("connected"));
+        late
+    });
+    bench.ring.gather(3, Duration::from_secs(60)).expect("all three come long before");
+    let came = std::iter::from_fn(|| bench.ring.pop()).filter(|completion| completion.lease.is_some()).count();
+    assert_eq!(came, 3);
+    let before = Instant::now();
+    bench.ring.gather(1, Duration::from_millis(20)).expect("nobody else sends");
+    assert!(before.elapsed() >= Duration::from_millis(20) && !bench.ring.has_completions());
+    drop(sender.join());
+}
+
+#[test]
 fn pitfall_10_submission_queue_full_in_a_slice() {
     if skip::without("uring") {
         return;
@@ -76,7 +103,7 @@ fn pitfall_10_the_kernel_takes_fewer_than_offered() {
     let busy: Vec<bool> = pairs.iter().map(|(_, server)| bench.ring.is_sending(*server)).collect();
     assert_eq!(busy, [false, false, true, true, true], "what was not consumed is not sent");
     bench.ring.enter(Wait::No).expect("enter");
-    assert!(!bench.ring.has_undecided_sends());
+    assert_eq!(bench.ring.undecided_sends(), 0);
     for (client, _) in &mut pairs {
         client.read_exact(&mut [0; 5]).expect("the frame");
     }
