@@ -22,6 +22,9 @@ use crate::shard::{ListenerId, Output, Shard};
 
 /// All sockets of a worker on one kernel interface.
 pub trait Shell {
+    /// Whether an enter can wait for more than one thing to happen.
+    const GATHERS: bool;
+
     /// Starts accepting, and hearing this worker's bell.
     ///
     /// # Errors
@@ -34,11 +37,8 @@ pub trait Shell {
     /// When the kernel interface becomes unusable.
     fn enter(&mut self, wait: Wait) -> Result<(), ShellError>;
 
-    /// Waits until so many inputs are there, or for so long. To be called behind [`Self::enter`], when nothing else is to be done.
-    ///
-    /// # Errors
-    /// When the kernel interface becomes unusable.
-    fn gather(&mut self, inputs: usize, at_most: Duration) -> Result<(), ShellError>;
+    /// Sends that the next enter makes.
+    fn sends_due(&self) -> usize;
 
     /// Sends that were decided so far.
     fn sends(&self) -> u64;

@@ -31,7 +31,7 @@ const INPUTS_PER_LOOK: usize = 64;
 /// What happens gathers on a busy worker, where as much as this happened in the last turn, up to so much and for so long: larger turns
 /// cost less for each, and who waits for them waits for the turn before them anyway.
 const GATHER_FROM_INPUTS: usize = 8;
-const GATHER_INPUTS: usize = 128;
+const GATHER_INPUTS: u32 = 128;
 const GATHER_TIME: Duration = Duration::from_micros(50);
 /// Messages handed to the shard per turn.
 const MESSAGES_MAX: usize = 4096;
@@ -46,7 +46,7 @@ const SLICE_ALONE: Duration = Duration::from_micros(2500);
 const SEND_NANOS_GUESS: u64 = 4000;
 /// Sends below this say more about the enter than about themselves. From here on they have an enter that waits for nothing, so that
 /// what they cost can be measured and what they hold is let go before a sleep.
-pub const SENDS_TO_MEASURE: u64 = 16;
+const SENDS_TO_MEASURE: u64 = 16;
 /// What the first words of new connections may cost per turn. Whoever is here already waits for the rest of a turn and for the next.
 const NEWCOMERS_TIME: Duration = Duration::from_micros(100);
 /// Where turns are long by themselves, newcomers get one part in so many: a worker that broadcasts must not shut them out.
@@ -202,9 +202,6 @@ impl<S: Shell> Worker<S> {
             let sends = self.shell.sends() - sends;
             self.cost.measured(sends, self.clock.monotonic().since(before));
         }
-        if self.busy.is_busy() && self.inputs >= GATHER_FROM_INPUTS && !self.more_fan_out {
-            self.shell.gather(GATHER_INPUTS, GATHER_TIME)?;
-        }
         Ok((wait == Wait::No).then_some(before))
     }
 
@@ -213,14 +210,26 @@ impl<S: Shell> Worker<S> {
         if self.more_fan_out || self.shell.has_work() || !self.post.doze() {
             return Wait::No;
         }
+        let rest = self.time_left();
+        if rest == Some(Duration::ZERO) {
+            return Wait::No;
+        }
+        if S::GATHERS && self.inputs >= GATHER_FROM_INPUTS && self.busy.is_busy() {
+            let at_most = rest.map_or(GATHER_TIME, |rest| rest.min(GATHER_TIME));
+            return Wait::Gather { completions: GATHER_INPUTS, at_most };
+        }
+        if self.shell.sends_due() as u64 >= SENDS_TO_MEASURE {
+            return Wait::No;
+        }
+        rest.map_or(Wait::Unbounded, Wait::AtMost)
+    }
+
+    /// Until the next deadline, if there is one.
+    fn time_left(&self) -> Option<Duration> {
         let deadlines = [self.shard.poll_timeout(), self.shell.poll_timeout()];
+        let rest = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(self.clock.monotonic()));
         let retry = self.shard.has_messages().then_some(FULL_MAILBOX_RETRY);
-        let Some(deadline) = deadlines.into_iter().flatten().min() else {
-            return retry.map_or(Wait::Unbounded, Wait::AtMost);
-        };
-        let rest = deadline.since(self.clock.monotonic());
-        let rest = retry.map_or(rest, |retry| retry.min(rest));
-        if rest.is_zero() { Wait::No } else { Wait::AtMost(rest) }
+        rest.into_iter().chain(retry).min()
     }
 
     /// Hands what happened to the shard, for a bounded time. Returns how much.

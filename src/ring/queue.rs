@@ -54,12 +54,19 @@ pub struct Completion {
     pub address: Option<SocketAddr>,
 }
 
-/// How long an enter may wait for the first completion.
+/// How long an enter may wait for completions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wait {
     /// There is more to do in this turn already.
     No,
-    /// A deadline is near; nothing may have come when it returns.
+    /// Until there are so many, or for so long: nothing may have come when it returns.
+    Gather {
+        /// Those of sends that were refused among them.
+        completions: u32,
+        /// Not longer than until the next deadline.
+        at_most: Duration,
+    },
+    /// Until the first one. A deadline is near; nothing may have come when it returns.
     AtMost(Duration),
     /// Nothing is due: only a completion or a signal ends it.
     Unbounded,
@@ -256,20 +263,6 @@ impl Ring {
         Ok(())
     }
 
-    /// Waits until `count` completions are there to be popped, or for `at_most`. Nothing may be queued for submission: this is for
-    /// behind an enter.
-    ///
-    /// # Errors
-    /// Only when the ring is unusable.
-    pub fn gather(&mut self, count: usize, at_most: Duration) -> Result<(), RingError> {
-        let missing = u32::try_from(count.saturating_sub(self.completions.len())).unwrap_or(u32::MAX);
-        if missing == 0 || self.waiting() > 0 {
-            return Ok(());
-        }
-        self.enter_for(missing, Some(at_most))?;
-        self.drain()
-    }
-
     /// Submissions that the kernel has not consumed.
     fn waiting(&mut self) -> usize {
         self.io.submission().len() + self.backlog.len()
@@ -288,15 +281,13 @@ impl Ring {
     }
 
     fn enter_once(&mut self, wait: Wait) -> Result<(), RingError> {
-        match wait {
-            Wait::No => self.enter_for(0, Some(Duration::ZERO)),
-            Wait::AtMost(limit) => self.enter_for(1, Some(limit)),
-            Wait::Unbounded => self.enter_for(1, None),
-        }
-    }
-
-    fn enter_for(&mut self, min_complete: u32, timeout: Option<Duration>) -> Result<(), RingError> {
         let to_submit = u32::try_from(self.io.submission().len()).unwrap_or(u32::MAX);
+        let (min_complete, timeout) = match wait {
+            Wait::No => (0, Some(Duration::ZERO)),
+            Wait::Gather { completions, at_most } => (completions, Some(at_most)),
+            Wait::AtMost(limit) => (1, Some(limit)),
+            Wait::Unbounded => (1, None),
+        };
         self.counters.enters += 1;
         self.publish_buffers();
         match sys::enter(self.fd, to_submit, min_complete, timeout) {

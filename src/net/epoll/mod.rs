@@ -37,7 +37,7 @@ use super::line::Line;
 use super::lingering::Discarded;
 use super::loads::Loads;
 use super::shell::{Handed, Shell, ShellError, Times};
-use super::worker::{Bells, SENDS_TO_MEASURE};
+use super::worker::Bells;
 use crate::base::{ConnId, Nanos, Now, ShardId};
 use crate::metrics::LoopFacts;
 use crate::ring::{Refused, Wait};
@@ -215,6 +215,9 @@ impl Sockets {
 }
 
 impl Shell for Sockets {
+    /// It returns with the first event.
+    const GATHERS: bool = false;
+
     fn listen(&mut self, bell: BorrowedFd<'_>) -> Result<(), ShellError> {
         epoll::add(&self.epoll, bell, data(NO_SLOT, BELL), EventFlags::IN | EventFlags::ET)?;
         for (index, listener) in self.listeners.iter().enumerate() {
@@ -236,15 +239,14 @@ impl Shell for Sockets {
         let timeout = match wait {
             _ if !self.refused.is_empty() || !self.todo.is_empty() => Some(Duration::ZERO),
             Wait::No => Some(Duration::ZERO),
-            Wait::AtMost(time) => Some(time),
+            Wait::AtMost(time) | Wait::Gather { at_most: time, .. } => Some(time),
             Wait::Unbounded => None,
         };
         Ok(self.wait(timeout)?)
     }
 
-    /// It cannot: epoll returns with the first event.
-    fn gather(&mut self, _: usize, _: Duration) -> Result<(), ShellError> {
-        Ok(())
+    fn sends_due(&self) -> usize {
+        self.outgoing.len()
     }
 
     fn sends(&self) -> u64 {
@@ -283,7 +285,6 @@ impl Shell for Sockets {
 
     fn has_work(&self) -> bool {
         self.has_inputs()
-            || self.outgoing.len() as u64 >= SENDS_TO_MEASURE
             || !self.later.is_empty()
             || !self.caught_up.is_empty()
             || !self.unmade.is_empty()

@@ -27,7 +27,6 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use self::accepting::Adopting;
 pub use self::accepting::Listener;
@@ -41,7 +40,7 @@ use super::line::Line;
 use super::lingering::Discarded;
 use super::loads::Loads;
 use super::shell::{Handed, Shell, ShellError, Times};
-use super::worker::{Bells, SENDS_TO_MEASURE};
+use super::worker::Bells;
 use crate::base::{ConnId, Nanos, Now, ShardId};
 use crate::metrics::LoopFacts;
 use crate::ring::{Completion, Kind, Ring, Token, Wait};
@@ -225,6 +224,8 @@ impl Sockets {
 }
 
 impl Shell for Sockets {
+    const GATHERS: bool = true;
+
     fn listen(&mut self, bell: BorrowedFd<'_>) -> Result<(), ShellError> {
         self.ring.poll_descriptor(bell, wake_token());
         self.start_accepting();
@@ -235,8 +236,8 @@ impl Shell for Sockets {
         Ok(self.ring.enter(wait)?)
     }
 
-    fn gather(&mut self, inputs: usize, at_most: Duration) -> Result<(), ShellError> {
-        Ok(self.ring.gather(inputs, at_most)?)
+    fn sends_due(&self) -> usize {
+        self.ring.undecided_sends()
     }
 
     fn sends(&self) -> u64 {
@@ -265,7 +266,6 @@ impl Shell for Sockets {
 
     fn has_work(&self) -> bool {
         self.ring.has_completions()
-            || self.ring.undecided_sends() as u64 >= SENDS_TO_MEASURE
             || self.following.is_due()
             || !self.line.is_empty()
             || self.passing.is_due()

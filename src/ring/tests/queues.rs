@@ -60,11 +60,11 @@ fn what_comes_gathers_up_to_a_number_or_for_a_time() {
         late.iter_mut().for_each(|client| client.write_all(b"late").expect("connected"));
         late
     });
-    bench.ring.gather(3, Duration::from_secs(60)).expect("all three come long before");
+    bench.ring.enter(Wait::Gather { completions: 3, at_most: Duration::from_secs(60) }).expect("all three come long before");
     let came = std::iter::from_fn(|| bench.ring.pop()).filter(|completion| completion.lease.is_some()).count();
     assert_eq!(came, 3);
     let before = Instant::now();
-    bench.ring.gather(1, Duration::from_millis(20)).expect("nobody else sends");
+    bench.ring.enter(Wait::Gather { completions: 1, at_most: Duration::from_millis(20) }).expect("nobody else sends");
     assert!(before.elapsed() >= Duration::from_millis(20) && !bench.ring.has_completions());
     drop(sender.join());
 }
