@@ -28,8 +28,8 @@ const INPUTS_MAX: usize = 4096;
 /// How long that take per turn, and after how many the clock is looked at.
 const INPUT_TIME: Duration = Duration::from_millis(5);
 const INPUTS_PER_LOOK: usize = 64;
-/// What happens gathers on a busy worker, where as much as this happened in the last turn, up to so much and for so long: larger turns
-/// cost less for each, and who waits for them waits for the turn before them anyway.
+/// On a worker without idle time, where as much as this happened in the last turn, the next one waits until so much has happened, or
+/// for so long: larger turns cost less for each thing in them.
 const GATHER_FROM_INPUTS: usize = 8;
 const GATHER_INPUTS: u32 = 128;
 const GATHER_TIME: Duration = Duration::from_micros(50);
