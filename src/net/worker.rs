@@ -353,7 +353,9 @@ impl<S: Shell> Worker<S> {
     fn note_turn(&mut self, entered: Nanos, started: Now) {
         let ended = self.clock.monotonic();
         self.turn_time = ended.since(entered);
-        self.busy.note(ended, thread_time);
+        if S::GATHERS {
+            self.busy.note(ended, thread_time);
+        }
         let took = ended.since(started.monotonic);
         let class = TURN_BOUNDS.iter().position(|&end| took <= end).unwrap_or(TURN_BOUNDS.len());
         let facts = self.shell.facts();

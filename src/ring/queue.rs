@@ -234,6 +234,10 @@ impl Ring {
         let mut stuck = 0;
         loop {
             self.fill();
+            if !self.backlog.is_empty() {
+                // Silent sends may be all that is ahead of it: nothing would end the wait.
+                wait = Wait::No;
+            }
             let before = self.waiting();
             self.enter_once(wait)?;
             self.drain()?;
@@ -654,6 +658,12 @@ impl Ring {
     /// Lets the next enter have every buffer there is, as after a burst.
     pub(super) fn offer_all_buffers(&mut self) {
         self.buffers.ran_out();
+    }
+
+    /// Lets what is pushed from here on go the way of what found the queue full and the kernel unwilling.
+    pub(super) fn begin_backlog(&mut self) {
+        self.submissions = self.submissions.wrapping_add(1);
+        self.backlog.push_back(opcode::Nop::new().build().flags(Flags::SKIP_SUCCESS));
     }
 
     /// Offers the kernel only the first `count` submissions, as if it had consumed no more (tests of partial consumption).

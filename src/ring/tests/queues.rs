@@ -66,7 +66,7 @@ fn what_comes_gathers_up_to_a_number_or_for_a_time() {
     let before = Instant::now();
     bench.ring.enter(Wait::Gather { completions: 1, at_most: Duration::from_millis(20) }).expect("nobody else sends");
     assert!(before.elapsed() >= Duration::from_millis(20) && !bench.ring.has_completions());
-    drop(sender.join());
+    sender.join().expect("it has sent");
 }
 
 #[test]
@@ -103,6 +103,26 @@ fn pitfall_10_the_kernel_takes_fewer_than_offered() {
     let busy: Vec<bool> = pairs.iter().map(|(_, server)| bench.ring.is_sending(*server)).collect();
     assert_eq!(busy, [false, false, true, true, true], "what was not consumed is not sent");
     bench.ring.enter(Wait::No).expect("enter");
+    assert_eq!(bench.ring.undecided_sends(), 0);
+    for (client, _) in &mut pairs {
+        client.read_exact(&mut [0; 5]).expect("the frame");
+    }
+}
+
+#[test]
+fn pitfall_10_nothing_waits_behind_what_the_queue_had_no_room_for() {
+    if skip::without("uring") {
+        return;
+    }
+    let mut bench = Bench::new(&Options { sq_entries: 8, ..options() });
+    let mut pairs: Vec<_> = (0..12).map(|_| bench.pair()).collect();
+    bench.ring.begin_backlog();
+    for (_, server) in &pairs {
+        bench.ring.push_send(*server, one(b"frame"), 0);
+    }
+    let (before, wait) = (Instant::now(), Duration::from_secs(5));
+    bench.ring.enter(Wait::AtMost(wait)).expect("enter");
+    assert!(before.elapsed() < wait, "silent sends filled the queue, and the rest waited for something to happen");
     assert_eq!(bench.ring.undecided_sends(), 0);
     for (client, _) in &mut pairs {
         client.read_exact(&mut [0; 5]).expect("the frame");
